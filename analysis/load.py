@@ -1,0 +1,61 @@
+"""A run folder as data frames. Nothing in the folder is unpickled or executed."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from gimtune.store import Store
+from gimtune.vocabulary import IDENTITY, PROGRESS, PROTOCOL, Status
+
+
+class Study(NamedTuple):
+    """A study as it stood when it was read.
+
+    Attributes:
+        run: its folder.
+        meta: facts about the study as a whole.
+        trials: one row per member, its last report, in the order they were planned.
+        reports: one row per evaluation, by trial and epoch.
+    """
+
+    run: Path
+    meta: dict[str, str]
+    trials: pd.DataFrame
+    reports: pd.DataFrame
+
+
+def load(run: Path | str) -> Study:
+    """Read a finished or running study; a writer may hold it open.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no ``study.db`` in it.
+        ValueError: ``study.db`` is broken, of another format, lacks columns, or holds text where numbers belong.
+    """
+    run = Path(run)
+    path = run / "study.db"
+    if not path.is_file():
+        inside = ", ".join(str(p.parent) for p in sorted(run.glob("*/study.db"))[-3:])
+        raise FileNotFoundError(
+            f"{run}: no run folder (it has no study.db)" + (f"; runs in it: {inside}" if inside else "")
+        )
+    try:
+        with Store(path) as store:
+            trials, reports, meta = store.trials(), store.reports(), dict(store.meta)
+    except (sqlite3.Error, pd.errors.DatabaseError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from None
+    _require(path, "trials", trials, (*IDENTITY, *PROGRESS, *PROTOCOL))
+    _require(path, "reports", reports, ("trial", "epoch"))
+    unknown = sorted({str(s) for s in trials["status"]} - set(Status))
+    if unknown:
+        raise ValueError(f"{path}: status {unknown[0]!r} is none of {', '.join(Status)}")
+    return Study(run, meta, trials, reports)
+
+
+def _require(path: Path, table: str, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:
+    missing = [c for c in columns if c not in frame]
+    if missing:
+        raise ValueError(f"{path}: table {table} lacks {', '.join(missing)}")

@@ -1,0 +1,1 @@
+"""Trade-off studies of generative-inference models: representation against generation."""

@@ -1,0 +1,358 @@
+"""Typed configuration: composed by Hydra from ``studies/``, checked here before anything starts.
+
+Every error is a `ConfigError` of one or two lines that name the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import hydra
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+
+from gimtune import space
+from gimtune.vocabulary import METRICS, Direction
+
+STUDIES = Path(__file__).resolve().parent.parent / "studies"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+_Name = Annotated[str, Field(pattern=NAME)]
+_GROUPS = ("study", "model", "data", "prior", "network", "search", "scheduler", "resources")
+
+
+class ConfigError(ValueError):
+    """Bad input, in words for the person who gave it."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Budget(_Section):
+    epochs: PositiveInt = Field(description="passes over the training split")
+    evaluate_every: PositiveInt = Field(description="epochs between two evaluations")
+
+
+class Training(_Section):
+    learning_rate: PositiveFloat = Field(description="of Adam")
+    batch_size: Annotated[int, Field(ge=2)] = Field(description="images per step, at most")
+    sigma_min: Annotated[float, Field(ge=0, le=1)] = Field(description="lower bound of the posterior's deviation")
+
+
+class Data(_Section):
+    name: Literal["digits", "mnist", "fashion_mnist"] = Field(description="data set")
+    root: str | None = Field(description="folder with its IDX files; null: $GIMTUNE_DATA, the cache, download")
+    download: bool = Field(description="fetch it where it is not found")
+    seed: Annotated[int, Field(ge=0)] = Field(description="of the splits")
+    epochs: PositiveInt = Field(description="default of budget.epochs")
+    evaluate_every: PositiveInt = Field(description="default of budget.evaluate_every")
+    batch_size: PositiveInt = Field(description="default of training.batch_size")
+    hidden: list[PositiveInt] = Field(description="default of network.hidden")
+    weights: Any = Field(description="default of space.weight: from no effect to collapse on this data")
+    weight_ranges: Any = Field(description="the same, as ranges to search")
+
+
+class Network(_Section):
+    name: Literal["mlp", "conv"] = Field(description="architecture of all encoders and decoders")
+    hidden: list[PositiveInt] = Field(description="widths of the fully connected layers")
+    channels: list[PositiveInt] | None = Field(default=None, description="of the strided convolutions (conv)")
+
+    @field_validator("channels")
+    @classmethod
+    def _some(cls, value: list[int] | None) -> list[int] | None:
+        if value is not None and not value:
+            raise ValueError("one channel or more")
+        return value
+
+
+class Metrics(_Section):
+    fid_features: Literal["classifier", "inception"] = Field(description="network that images are compared by")
+    inception_weights: str | None = Field(description="file or address of the Inception weights; null: pytorch-fid's")
+    fid_samples: Annotated[int, Field(ge=2)] = Field(description="images per distance, at most the split's")
+    probe_samples: Annotated[int, Field(ge=50)] = Field(description="training codes for the probes, at most")
+
+
+class Search(_Section):
+    sampler: Literal["grid", "random"] = Field(description="grid: every combination; random: search.trials draws")
+    trials: PositiveInt | None = Field(description="members to draw (random)")
+
+
+class Scheduler(_Section):
+    name: Literal["fifo"] = Field(description="fifo: every member runs to the end")
+
+
+class Resources(_Section):
+    cpu: Annotated[float, Field(gt=0)] = Field(description="per Ray trial")
+    gpu: Annotated[float, Field(ge=0)] = Field(description="per Ray trial; fractions allowed")
+    members: PositiveInt | Literal["auto"] = Field(description="members in one Ray trial")
+
+    @field_validator("cpu", "gpu", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class Ray(_Section):
+    address: str | None = Field(description="of a running cluster; null starts one here")
+    dashboard: bool = Field(description="serve the Ray dashboard on the loopback address")
+    dashboard_port: Annotated[int, Field(ge=1, le=65535)] = Field(description="its port, or the next free one")
+
+
+class Config(_Section):
+    """A study, as its file and the command line say it."""
+
+    name: _Name = Field(description="of the study, and of its folder under storage_path")
+    seed: Annotated[int, Field(ge=0)] = Field(description="of the random search and of the order of minibatches")
+    models: list[Any] = Field(min_length=1, description="names, or mappings {name, side, restrictions, ...}")
+    likelihood: str | None = Field(description="of p(x|z) for all models; null: each model's own, else bernoulli")
+    space: dict[str, Any] = Field(description="what is swept: weight, prior, latent_dim, seed and further keys")
+    budget: Budget
+    training: Training
+    data: Data
+    network: Network
+    metrics: Metrics
+    search: Search
+    scheduler: Scheduler
+    resources: Resources
+    ray: Ray
+    objectives: dict[str, Literal["min", "max"]] = Field(description="of the Pareto front, with directions")
+    storage_path: str = Field(description="folder for the runs")
+    dry_run: bool = Field(description="list what would run, and stop")
+    resume: str | None = Field(description="run folder to go on with")
+
+
+#: Keys of ``space`` beside the models' own parameters.
+SWEPT: Mapping[str, str] = {
+    "weight": "multiplier of a model's restriction, >= 0; 1 is the paper's own",
+    "prior": "name, or mapping {name, options}",
+    "latent_dim": "dimensions of the code, whole, >= 1",
+    "seed": "of a member's weights and noise, whole, >= 0",
+    "likelihood": "of p(x|z)",
+    "learning_rate": "in place of training.learning_rate",
+    "batch_size": "in place of training.batch_size",
+    "sigma_min": "in place of training.sigma_min",
+}
+
+
+def load(arguments: Sequence[str]) -> Config:
+    """The configuration that the command line asks for, fully checked but for the machine and the data.
+
+    Raises:
+        ConfigError: anything unknown, of a wrong type or impossible.
+    """
+    config = _validated(_compose(list(arguments)))
+    if config.resume is None:
+        return config
+    others = [a for a in arguments if not re.match(r"(resume|dry_run|ray\.\w+)=", a)]
+    if others:
+        raise ConfigError(
+            f"{others[0]}: with resume only ray.* and dry_run may be given; the run's own file says the rest"
+        )
+    return reopened(Path(config.resume)).model_copy(
+        update={"resume": config.resume, "dry_run": config.dry_run, "ray": config.ray}
+    )
+
+
+def reopened(run: Path) -> Config:
+    """The configuration that a run folder states.
+
+    Raises:
+        ConfigError: it is no run folder, or its file is damaged.
+    """
+    path = run / "config.yaml"
+    if not path.is_file() or not (run / "study.db").is_file():
+        raise ConfigError(f"resume={run}: no run folder (it needs config.yaml and study.db)")
+    try:
+        return _validated(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+
+
+def dump(config: Config) -> str:
+    """A configuration as the YAML that `reopened` reads."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _compose(arguments: list[str]) -> Any:
+    parser = OverridesParser.create()
+    plain: list[str] = []
+    replaced: list[Any] = []
+    for argument in arguments:
+        try:
+            override = parser.parse_override(argument)
+        except HydraException:
+            raise ConfigError(
+                f"{argument}: cannot be read; write key=value, and quote mappings: 'key={{grid: [1, 2]}}'"
+            ) from None
+        key = override.key_or_group
+        # Hydra merges a mapping into the one that stands there; a space is replaced as a whole
+        if not override.is_delete() and (key.startswith("space.") or isinstance(override.value(), dict)):
+            replaced.append(override)
+        else:
+            plain.append(argument)
+    own = Path.cwd() / "studies"
+    if own.is_dir() and own.resolve() != STUDIES:
+        plain.append(f"hydra.searchpath=[file://{own}]")
+    try:
+        with hydra.initialize_config_dir(str(STUDIES), version_base="1.3"):
+            composed = hydra.compose("config", plain)
+    except MissingConfigException as error:
+        group, _, name = str(error.missing_cfg_file or "").rpartition("/")
+        raise ConfigError(f"{group}={name}: allowed are {', '.join(error.options or options(group))}") from None
+    except ConfigCompositionException as error:
+        raise ConfigError(_composition(str(error), plain)) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"a study file is not YAML: {' '.join(str(error).split())}") from None
+    assert isinstance(composed, DictConfig)
+    OmegaConf.set_struct(composed, False)
+    known = set(keys())
+    for override in replaced:
+        key = override.key_or_group
+        if not key.startswith("space.") and key not in known:
+            raise ConfigError(_unknown(key))
+        OmegaConf.update(composed, key, override.value(), merge=False, force_add=True)
+    try:
+        return OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+
+
+def _composition(message: str, arguments: Sequence[str]) -> str:
+    found = re.search(r"Could not (?:override|append|delete)[^']*'([^']+)'", message)
+    if not found:
+        return message.splitlines()[0]
+    key = found[1].split("@")[0]
+    return _unknown(key)
+
+
+def _unknown(key: str) -> str:
+    close = difflib.get_close_matches(key, keys(), 3, 0.5)
+    hint = f"did you mean {', '.join(close)}?" if close else f"allowed are {', '.join(Config.model_fields)}"
+    return f"{key}: unknown key; {hint}"
+
+
+def options(group: str) -> list[str]:
+    """The files of a configuration group."""
+    return sorted(path.stem for path in (STUDIES / group).glob("*.yaml"))
+
+
+def keys() -> Iterator[str]:
+    """Every key of a configuration, dotted."""
+    for name, field in Config.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from (f"{name}.{key}" for key in inner.model_fields)
+        else:
+            yield name
+    yield from (f"space.{key}" for key in SWEPT)
+
+
+def help_text() -> str:
+    """What ``--help`` prints: groups with their options, then every key with what it means."""
+    lines = ["usage: python -m gimtune [group=option] [key=value] ...", "", "groups:"]
+    lines += [f"  {group:28} {', '.join(options(group))}" for group in _GROUPS]
+    lines += ["", "keys:"]
+    for name, field in Config.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            lines += [f"  {f'{name}.{key}':28} {f.description}" for key, f in inner.model_fields.items()]
+        else:
+            lines.append(f"  {name:28} {field.description}")
+    lines += [f"  {f'space.{key}':28} a value or a space: {meaning}" for key, meaning in SWEPT.items()]
+    lines += ["", "spaces: {grid: [..]} {choice: [..]} {uniform: [a, b]} {loguniform: [a, b]} {randint: [a, b]}"]
+    lines += ["        {per: model, vae: SPACE, default: SPACE}"]
+    return "\n".join(lines)
+
+
+def _validated(content: Any) -> Config:
+    try:
+        config = Config.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_message(e) for e in error.errors()[:2])) from None
+    for metric, direction in config.objectives.items():
+        _check_objective(metric, direction)
+    if len(config.objectives) < 2:
+        raise ConfigError(f"objectives={config.objectives}: a front needs two or more")
+    for key, value in config.space.items():
+        try:
+            space.check(f"space.{key}", value)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    if config.search.sampler == "random" and config.search.trials is None:
+        raise ConfigError("search.trials=null: search.sampler=random needs a number of members to draw")
+    if config.search.sampler == "grid" and config.search.trials is not None:
+        raise ConfigError(
+            f"search.trials={config.search.trials}: search.sampler=grid runs every combination; leave it null"
+        )
+    if config.network.name == "conv" and not config.network.channels:
+        raise ConfigError("network.channels=null: conv needs channels, e.g. [32, 64]")
+    if config.network.name == "mlp" and config.network.channels:
+        raise ConfigError(f"network.channels={config.network.channels}: mlp has none; use network=conv")
+    weights = config.metrics.inception_weights
+    if weights and "://" not in weights and not Path(weights).is_file():
+        raise ConfigError(f"metrics.inception_weights={weights}: no such file")
+    return config
+
+
+def _message(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return _unknown(key)
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    allowed = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] == "string_pattern_mismatch":
+        allowed = "should be letters, digits, '_', '.' and '-', 64 at most"
+    return f"{key}={error['input']!r}: {allowed}"
+
+
+def _check_objective(metric: str, direction: str) -> None:
+    if metric not in METRICS:
+        close = difflib.get_close_matches(metric, METRICS, 3, 0.5)
+        raise ConfigError(f"objectives.{metric}: unknown metric; allowed are {', '.join(close or METRICS)}")
+    own = METRICS[metric].direction
+    if own not in (Direction.NONE, direction):
+        raise ConfigError(f"objectives.{metric}={direction}: the metric is better at its {own}; allowed is {own}")
+
+
+def check_machine(config: Config, cpus: float, gpus: float) -> None:
+    """Refuse more per trial than there is.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    for key, wanted, there in (("cpu", config.resources.cpu, cpus), ("gpu", config.resources.gpu, gpus)):
+        if wanted > there:
+            raise ConfigError(f"resources.{key}={wanted:g}: this {_where(config)} has {there:g}")
+
+
+def _where(config: Config) -> str:
+    return "cluster" if config.ray.address else "machine"
+
+
+def check_storage(config: Config) -> Path:
+    """The folder for the runs, made if need be.
+
+    Raises:
+        ConfigError: it cannot be written to.
+    """
+    path = Path(config.storage_path).expanduser().resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path, os.W_OK)
+    except OSError as error:
+        raise ConfigError(f"storage_path={config.storage_path}: {error.strerror}") from None
+    if not writable:
+        raise ConfigError(f"storage_path={config.storage_path}: cannot be written to")
+    return path

@@ -1,0 +1,222 @@
+"""Frechet distance between features of images (FID), and the feature networks.
+
+`LeNet` is trained once per data set; `Inception` is pytorch-fid's network with weights that the user brings. Distances
+of different features are never compared, so every row carries the name of its features with a hash of their weights.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, Protocol
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate
+
+from gimtune.adam import Adam
+from gimtune.data import Dataset
+from gimtune.networks import initial
+from gimtune.seeds import generator
+
+_BATCH = 500
+_TRAIN_BATCH = 64
+
+
+class Features(Protocol):
+    """A feature network: ``name`` goes into every row, calling it maps images (n, c, h, w) in [0, 1] to (n, k)."""
+
+    name: str
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
+class Statistics(NamedTuple):
+    """Mean (k,), covariance (k, k) and its symmetric root, float64."""
+
+    mean: Tensor
+    covariance: Tensor
+    root: Tensor | None
+
+
+def statistics(features: Tensor, root: bool = False) -> Statistics:
+    """Moments of features (n, k); with their covariance's root, which a reference needs once.
+
+    Raises:
+        ValueError: fewer than two rows, or a value that is not finite.
+    """
+    if len(features) < 2 or not bool(torch.isfinite(features).all()):
+        raise ValueError("features of two or more images, all finite, are needed")
+    values = features.double()
+    covariance = torch.cov(values.T).reshape(values.shape[1], values.shape[1])
+    return Statistics(values.mean(0), covariance, _root(covariance) if root else None)
+
+
+def frechet(generated: Statistics, reference: Statistics) -> float:
+    """Squared Frechet distance of two Gaussians: |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)).
+
+    The trace of the last term is the sum of the square roots of the eigenvalues of R S1 R, R the root of S2: real and
+    non-negative where a general matrix root is neither. Source: Heusel et al. 2017; Dowson & Landau 1982, eq. 6.
+    """
+    root = reference.root if reference.root is not None else _root(reference.covariance)
+    product = root @ generated.covariance @ root
+    cross = torch.linalg.eigvalsh(0.5 * (product + product.T)).clamp_min(0).sqrt().sum()
+    shift = (generated.mean - reference.mean).square().sum()
+    return float(shift + generated.covariance.trace() + reference.covariance.trace() - 2 * cross)
+
+
+def _root(covariance: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+
+
+class LeNet(nn.Module):
+    """LeNet-5 with ReLU on images resized to 32 x 32; its features are the 84 units before the classifier.
+
+    Source: LeCun et al. 1998, fig. 2.
+    """
+
+    def __init__(self, colours: int, classes: int = 10) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *(nn.Conv2d(colours, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+            *(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()),
+        )
+        self.head = nn.Linear(84, classes)
+        self.name = ""
+        self.test_accuracy = float("nan")
+
+    def forward(self, images: Tensor) -> Tensor:
+        resized = interpolate(images, size=(32, 32), mode="bilinear", align_corners=False, antialias=False)
+        features: Tensor = self.body(resized)
+        return features
+
+    @torch.no_grad()
+    def classify(self, images: Tensor) -> Tensor:
+        """Most probable class of each image: (n, c, h, w) to (n,)."""
+        return torch.cat([self.head(self(part)).argmax(1) for part in images.split(_BATCH)])
+
+
+def train_classifier(data: Dataset) -> dict[str, Tensor]:
+    """Weights of a `LeNet` trained on the training split with a fixed seed, with its test accuracy as ``accuracy``.
+
+    The validation split is not used, and the test split for the accuracy alone.
+    """
+    source = generator(torch.device("cpu"), "lenet", data.digest)
+    network = LeNet(data.image[0], data.classes)
+    network.load_state_dict(
+        {k: v for part in ("body", "head") for k, v in _prefixed(part, initial(getattr(network, part), source))}
+    )
+    images, labels = torch.from_numpy(data.images["train"].copy()), torch.from_numpy(data.labels["train"].copy())
+    optimiser = Adam(list(network.parameters()), 4e-3)
+    # a small data set needs more passes to see enough steps
+    epochs = max(2, 16_000 // len(images))
+    order = [torch.randperm(len(images), generator=source).split(_TRAIN_BATCH) for _ in range(epochs)]
+    parts = [index for epoch in order for index in epoch]
+    for step, index in enumerate(parts):
+        loss = cross_entropy(network.head(network(images[index] / data.scale)), labels[index])
+        optimiser.step(loss, 2e-3 * (1 + math.cos(math.pi * step / len(parts))))
+    guess = network.classify(torch.from_numpy(data.images["test"].copy()) / data.scale)
+    accuracy = (guess == torch.from_numpy(data.labels["test"].copy())).double().mean()
+    return {**network.state_dict(), "accuracy": accuracy}
+
+
+def _prefixed(prefix: str, values: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    return ((f"{prefix}.{name}", value) for name, value in values.items())
+
+
+def classifier(data: Dataset, folder: Path, device: torch.device) -> LeNet:
+    """The data set's `LeNet`: read from ``folder``, or trained and written there, once for all who ask at a time.
+
+    The file's name holds a hash of the data and of this module, so that a changed recipe is a new file; the hash of the
+    weights themselves is part of ``name``.
+    """
+    path = folder / _file_name(data)
+    with _locked(path):
+        if not path.is_file():
+            stream = io.BytesIO()
+            torch.save(train_classifier(data), stream)
+            _write(path, stream.getvalue())
+    state = torch.load(path, weights_only=True)
+    network = LeNet(data.image[0], data.classes)
+    network.test_accuracy = float(state.pop("accuracy"))
+    network.load_state_dict(state)
+    network.name = f"classifier:{_digest(state)}"
+    return network.to(device).eval().requires_grad_(False)
+
+
+def provide(data: Dataset, cache: Path, folder: Path) -> None:
+    """Put the classifier of ``cache`` into ``folder``; whoever asks there meanwhile waits for it."""
+    path = folder / _file_name(data)
+    with _locked(path):
+        if not path.is_file():
+            classifier(data, cache, torch.device("cpu"))
+            _write(path, (cache / path.name).read_bytes())
+
+
+def _file_name(data: Dataset) -> str:
+    recipe = hashlib.sha256(Path(__file__).read_bytes() + data.digest.encode()).hexdigest()[:12]
+    return f"lenet-{data.name}-{recipe}.pt"
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+class Inception:
+    """pytorch-fid's InceptionV3, pool3 features (n, 2048), images resized and scaled as it does.
+
+    Args:
+        weights: a file, or an address that torch can fetch; ``None`` for pytorch-fid's own address.
+    """
+
+    def __init__(self, weights: str | None, device: torch.device) -> None:
+        from pytorch_fid import inception
+
+        address = weights or inception.FID_WEIGHTS_URL
+        if "://" in address:
+            state = torch.hub.load_state_dict_from_url(address, progress=False, weights_only=True)
+        else:
+            state = torch.load(address, weights_only=True)
+        # its constructor knows one address only
+        with mock.patch.object(inception, "load_state_dict_from_url", return_value=state):
+            self._network = inception.InceptionV3([3]).to(device).eval()
+        self.name = f"inception:{_digest(state)}"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        colour = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+        features: Tensor = self._network(colour)[0]
+        return features.flatten(1)
+
+
+@torch.no_grad()
+def features_of(network: Features, images: Tensor) -> Tensor:
+    """Features of images (n, c, h, w) in [0, 1], in batches: (n, k)."""
+    return torch.cat([network(part) for part in images.split(_BATCH)])
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    content = hashlib.sha256()
+    for name in sorted(state):
+        content.update(name.encode())
+        content.update(state[name].cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()[:8]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as handle:
+        # the kernel lets go of it when the process dies, so no lock is left behind
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

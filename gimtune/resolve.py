@@ -1,0 +1,171 @@
+"""From a configuration to its members: every combination of its space, resolved and checked.
+
+Errors name the key as the user wrote it, so they are raised here, before anything starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from gimtune import space
+from gimtune.config import NAME, SWEPT, Config, ConfigError
+from gimtune.likelihoods import LIKELIHOODS
+from gimtune.models import MODELS
+from gimtune.priors import make_prior
+from gimtune.restrictions import RESTRICTIONS
+from gimtune.vocabulary import Match, Member, Model, Side, Weighted
+
+
+def members(config: Config) -> list[Member]:
+    """Every member that the study runs, resolved and checked, without repeats, in the order of the space.
+
+    Raises:
+        ConfigError: an unknown model or prior, a combination that makes no sense, or a value out of range.
+    """
+    models = {model.name: model for model in map(_model, config.models)}
+    if len(models) < len(config.models):
+        raise ConfigError(f"models={[_name(m) for m in config.models]}: a name stands there twice")
+    parameters = {name for model in models.values() for name in model.parameters}
+    for key in config.space:
+        if key not in SWEPT and key not in parameters:
+            own = f" and, of these models, {', '.join(sorted(parameters))}" if parameters else ""
+            raise ConfigError(f"space.{key}: unknown key; allowed are {', '.join(SWEPT)}{own}")
+    whole = {"model": {"grid": list(models)}, **config.space}
+    random = np.random.default_rng(config.seed)
+    found: dict[str, Member] = {}
+    try:
+        if config.search.sampler == "grid":
+            assignments: Iterator[space.Assignment] = space.expand(whole)
+        else:
+            assignments = (space.draw(whole, random) for _ in range(config.search.trials or 0))
+        for assignment in assignments:
+            member = _member(config, models[assignment["model"]], assignment)
+            found.setdefault(member.trial, member)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return list(found.values())
+
+
+def _name(entry: Any) -> str:
+    return str(entry.get("name")) if isinstance(entry, Mapping) else str(entry)
+
+
+def _model(entry: Any) -> Model:
+    if isinstance(entry, str):
+        if entry not in MODELS:
+            close = difflib.get_close_matches(entry, MODELS, 2, 0.5)
+            raise ConfigError(f"models={entry}: unknown model; allowed are {', '.join(close or MODELS)}")
+        return MODELS[entry]
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"models={entry!r}: a name, or a mapping {{name, restrictions, side, likelihood}}")
+    allowed = {"name", "side", "likelihood", "restrictions"}
+    if unknown := sorted(set(entry) - allowed):
+        raise ConfigError(f"models.{_name(entry)}.{unknown[0]}: unknown key; allowed are {', '.join(sorted(allowed))}")
+    name = _name(entry)
+    if not re.match(NAME, name) or name in MODELS:
+        raise ConfigError(f"models.name={name}: a name of its own, of letters, digits, '_', '.' and '-'")
+    side = entry.get("side", "q")
+    if side != Side.Q:
+        raise ConfigError(f"models.{name}.side={side}: allowed is q")
+    likelihood = entry.get("likelihood")
+    if likelihood is not None and likelihood not in LIKELIHOODS:
+        raise ConfigError(f"models.{name}.likelihood={likelihood}: allowed are {', '.join(LIKELIHOODS)}")
+    terms = entry.get("restrictions", [])
+    if not isinstance(terms, list):
+        raise ConfigError(f"models.{name}.restrictions={terms!r}: a list of mappings {{match, divergence, weight}}")
+    restrictions = []
+    for term in terms:
+        if not isinstance(term, Mapping) or set(term) - {"match", "divergence", "weight"}:
+            raise ConfigError(f"models.{name}.restrictions={term!r}: a mapping {{match, divergence, weight}}")
+        pair = f"{term.get('match')}/{term.get('divergence')}"
+        if pair not in {f"{m}/{d}" for m, d in RESTRICTIONS}:
+            known = ", ".join(f"{m}/{d}" for m, d in RESTRICTIONS)
+            raise ConfigError(f"models.{name}.restrictions={pair}: allowed are {known}")
+        weight = term.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise ConfigError(f"models.{name}.restrictions.weight={weight!r}: a number >= 0")
+        restrictions.append(Weighted(Match(term["match"]), term["divergence"], _constant(float(weight))))
+    try:
+        return Model(name, tuple(restrictions), "the study's own", Side(side), likelihood)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _constant(weight: float) -> Any:
+    return lambda **parameters: weight
+
+
+def _number(key: str, value: Any, low: float, *, whole: bool = False, above: bool = False) -> Any:
+    kind = int if whole else (int, float)
+    good = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or value < low or (above and value == low):
+        rule = f"a {'whole ' if whole else ''}number {'>' if above else '>='} {low:g}"
+        raise ConfigError(f"space.{key}={value!r}: {rule}")
+    return value if whole else float(value)
+
+
+def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
+    likelihood = values.get("likelihood") or config.likelihood or model.likelihood or "bernoulli"
+    if likelihood not in LIKELIHOODS:
+        raise ConfigError(f"likelihood={likelihood}: allowed are {', '.join(LIKELIHOODS)}")
+    entry = values.get("prior", "normal")
+    options = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
+    if not isinstance(options.get("name"), str):
+        raise ConfigError(f"space.prior={entry!r}: a name, or a mapping {{name, options}}")
+    try:
+        prior = make_prior(**options)
+    except ValueError as error:
+        raise ConfigError(f"space.{error}") from None
+    latent_dim = _number("latent_dim", values.get("latent_dim", 8), 1, whole=True)
+    prior.parameters(latent_dim)
+    for term in model.restrictions:
+        if why := RESTRICTIONS[term.match, term.divergence].refuses(prior):
+            raise ConfigError(f"models={model.name} with space.prior={prior.name}: {why}")
+    # without a restriction the weight changes nothing: one member, not one per weight
+    weight = _number("weight", values.get("weight", 1.0), 0) if model.restrictions else 0.0
+    own = {k: _number(k, values[k], -math.inf) for k in model.parameters if k in values}
+    weights = model.weights(weight, **own)
+    network = config.network.model_dump(exclude_none=True)
+    _check_network(config)
+    return Member(
+        model=model.name,
+        side=str(model.side),
+        likelihood=likelihood,
+        restrictions=tuple(
+            (str(term.match), term.divergence, value) for term, value in zip(model.restrictions, weights, strict=True)
+        ),
+        weight=weight,
+        prior={"name": prior.name, **asdict(prior)},
+        latent_dim=latent_dim,
+        seed=_number("seed", values.get("seed", 0), 0, whole=True),
+        data={"name": config.data.name, "seed": config.data.seed},
+        network=network,
+        learning_rate=_number(
+            "learning_rate", values.get("learning_rate", config.training.learning_rate), 0, above=True
+        ),
+        batch_size=_number("batch_size", values.get("batch_size", config.training.batch_size), 2, whole=True),
+        epochs=config.budget.epochs,
+        evaluate_every=config.budget.evaluate_every,
+        sigma_min=_number("sigma_min", values.get("sigma_min", config.training.sigma_min), 0),
+        shuffle_seed=config.seed,
+        metrics=config.metrics.model_dump(),
+    )
+
+
+#: Height and width of the images, so that a network is refused before any data is read.
+_SIDES = {"digits": 8, "mnist": 28, "fashion_mnist": 28}
+
+
+def _check_network(config: Config) -> None:
+    channels, side = config.network.channels, _SIDES[config.data.name]
+    if channels and side % 2 ** len(channels):
+        raise ConfigError(
+            f"network.channels={channels}: images of {side} x {side} cannot be halved {len(channels)} times"
+        )

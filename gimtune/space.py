@@ -1,0 +1,146 @@
+"""Search spaces as YAML writes them.
+
+    {grid: [...]}   every value          {uniform: [a, b]}      {loguniform: [a, b]}
+    {choice: [...]} one of the values    {randint: [a, b]}      a <= n < b
+    {per: model, vae: SPACE, default: SPACE}   by the value of another key (model or prior)
+
+Anything else is a value. Spaces may stand inside a mapping that is one: ``{name: mixture, scale: {uniform: [.2, 1]}}``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+LISTS = ("grid", "choice")
+RANGES = ("uniform", "loguniform", "randint")
+KINDS = (*LISTS, *RANGES)
+#: Keys that ``per`` may look at; they are resolved before the others.
+CONDITIONS = ("model", "prior")
+
+Assignment = dict[str, Any]
+
+
+def check(key: str, value: Any) -> None:
+    """Refuse a malformed space.
+
+    Raises:
+        ValueError: an empty list, bounds that are no numbers or out of order, or a space mixed with other keys.
+    """
+    if isinstance(value, list):
+        raise ValueError(f"{key}={value}: a list is no space; write {{grid: {value}}}")
+    if not isinstance(value, Mapping):
+        return
+    if "per" in value:
+        if value["per"] not in CONDITIONS:
+            raise ValueError(f"{key}.per={value['per']!r}: allowed are {', '.join(CONDITIONS)}")
+        for name, inner in value.items():
+            if name != "per":
+                check(f"{key}.{name}", inner)
+        return
+    kinds = [k for k in value if k in KINDS]
+    if not kinds:
+        unknown = [k for k, v in value.items() if len(value) == 1 and isinstance(v, list)]
+        if unknown:
+            raise ValueError(f"{key}={dict(value)}: {unknown[0]} is no space; allowed are {', '.join(KINDS)}")
+        for name, inner in value.items():
+            check(f"{key}.{name}", inner)
+        return
+    if len(value) > 1:
+        others = ", ".join(str(k) for k in value if k != kinds[0])
+        raise ValueError(f"{key}: a space has one kind; {kinds[0]} stands beside {others}")
+    kind, content = kinds[0], value[kinds[0]]
+    if kind in LISTS:
+        if not isinstance(content, list) or not content:
+            raise ValueError(f"{key}.{kind}={content}: it takes a list of one or more values")
+        for inner in content:
+            if isinstance(inner, Mapping):
+                check(f"{key}.{kind}", inner)
+        return
+    numbers = isinstance(content, list) and len(content) == 2 and all(_is_number(b) for b in content)
+    if not numbers or not content[0] < content[1]:
+        raise ValueError(f"{key}.{kind}={content}: it takes two numbers [a, b] with a < b")
+    if kind == "loguniform" and content[0] <= 0:
+        raise ValueError(f"{key}.{kind}={content}: it takes positive numbers")
+    if kind == "randint" and not all(isinstance(bound, int) for bound in content):
+        raise ValueError(f"{key}.{kind}={content}: it takes whole numbers")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def expand(space: Mapping[str, Any]) -> Iterator[Assignment]:
+    """Every combination of a space whose parts are grids and values, the last key fastest.
+
+    Raises:
+        ValueError: a part that is drawn and not listed.
+    """
+
+    def extend(done: Assignment, keys: list[str]) -> Iterator[Assignment]:
+        if not keys:
+            yield done
+            return
+        for value in _every(f"space.{keys[0]}", space[keys[0]], done):
+            yield from extend({**done, keys[0]: value}, keys[1:])
+
+    yield from extend({}, _ordered(space))
+
+
+def draw(space: Mapping[str, Any], random: np.random.Generator) -> Assignment:
+    """One combination at random; a grid is drawn from as a choice is."""
+    done: Assignment = {}
+    for key in _ordered(space):
+        done[key] = _one(f"space.{key}", space[key], done, random)
+    return done
+
+
+def _ordered(space: Mapping[str, Any]) -> list[str]:
+    return [k for k in CONDITIONS if k in space] + [k for k in space if k not in CONDITIONS]
+
+
+def _selected(key: str, value: Mapping[str, Any], done: Assignment) -> Any:
+    condition = done.get(value["per"])
+    name = str(condition.get("name") if isinstance(condition, Mapping) else condition)
+    if name in value:
+        return value[name]
+    if "default" in value:
+        return value["default"]
+    raise ValueError(f"{key}: nothing for {value['per']}={name}, and no default")
+
+
+def _every(key: str, value: Any, done: Assignment) -> list[Any]:
+    if not isinstance(value, Mapping):
+        return [value]
+    if "per" in value:
+        return _every(key, _selected(key, value, done), done)
+    if "grid" in value:
+        return [concrete for inner in value["grid"] for concrete in _every(key, inner, done)]
+    if drawn := [k for k in value if k in KINDS]:
+        raise ValueError(
+            f"{key}.{drawn[0]}={value[drawn[0]]}: search.sampler=grid takes {{grid: [...]}}; use search.sampler=random"
+        )
+    parts = [_every(f"{key}.{name}", inner, done) for name, inner in value.items()]
+    return [dict(zip(value, combination, strict=True)) for combination in itertools.product(*parts)]
+
+
+def _one(key: str, value: Any, done: Assignment, random: np.random.Generator) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if "per" in value:
+        return _one(key, _selected(key, value, done), done, random)
+    for kind in LISTS:
+        if kind in value:
+            return _one(key, value[kind][int(random.integers(len(value[kind])))], done, random)
+    if "uniform" in value:
+        return float(random.uniform(*value["uniform"]))
+    if "loguniform" in value:
+        low, high = (math.log(bound) for bound in value["loguniform"])
+        return math.exp(random.uniform(low, high))
+    if "randint" in value:
+        return int(random.integers(*value["randint"]))
+    return {name: _one(f"{key}.{name}", inner, done, random) for name, inner in value.items()}

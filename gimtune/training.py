@@ -1,0 +1,310 @@
+"""Training of M members in one program: train steps, checkpoints, and a row per member and evaluation. Knows no Ray.
+
+    for rows in run(members, evaluation, folder):
+        ...
+
+A checkpoint stands at the end of an epoch and holds weights, optimisers, the epoch and the last rows; the generators
+are functions of seed and epoch (`gimtune.seeds`), so nothing else is needed to go on bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.utils._pytree import tree_map
+
+from gimtune.adam import Adam
+from gimtune.evaluation import Evaluation, summarise
+from gimtune.objective import Constants, Objective, batches, slice_noise
+from gimtune.seeds import generator
+from gimtune.vocabulary import Member, Status
+
+FORMAT = 1
+_KEPT = 2
+Rows = list[dict[str, Any]]
+
+
+def default_device() -> torch.device:
+    """The first CUDA device that this process sees, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it (CUDA from Ampere on, AVX512-BF16, AMX), else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+class Pack:
+    """M members of one model, network and prior family, trained together on shared minibatches.
+
+    The formula is written for one member and mapped over all. A member's numbers do not depend on its pack but for
+    rounding: fully connected networks give the same bits in any pack of two or more (seen on a CPU with AVX2), and
+    small ones, where the map is kept at M = 1 too, in most shapes alone as well. A larger network alone does without
+    the map, which would cost it a quarter of its speed. Members that end early leave the stack, and the rest goes on.
+
+    Args:
+        members: they differ in weight, prior parameters and seed alone.
+        evaluation: data and measurements; its device is trained on.
+    """
+
+    def __init__(self, members: Sequence[Member], evaluation: Evaluation, dtype: torch.dtype | None = None) -> None:
+        self.members = list(members)
+        self.evaluation, self.device = evaluation, evaluation.device
+        self.objective = Objective(members[0], evaluation.data.image, dtype or precision(self.device))
+        first = members[0]
+        self.mapped = len(members) > 1 or self.objective.small
+        self.batch_size, self.shuffle_seed = first.batch_size, first.shuffle_seed
+        self.epoch = 0
+        self.seconds = dict.fromkeys((m.trial for m in members), 0.0)
+        self.trained = dict.fromkeys(self.seconds, 0.0)
+        self._stack(
+            [self.objective.initial(m.seed, self.device) for m in members],
+            [self.objective.constants(m, self.device) for m in members],
+        )
+        self.optimisers = self._optimisers()
+
+    def _stack(self, parameters: Sequence[Any], constants: Sequence[Constants]) -> None:
+        self.parameters: dict[str, dict[str, Tensor]] = tree_map(
+            lambda *leaves: torch.stack(leaves).requires_grad_(), *parameters
+        )
+        self.constants: Constants = tree_map(lambda *leaves: torch.stack(leaves), *constants)
+
+    def _owned(self, modules: Sequence[str]) -> list[Tensor]:
+        return [value for module in modules for value in self.parameters[module].values()]
+
+    def _optimisers(self, moments: Mapping[str, Any] | None = None) -> dict[str, Adam]:
+        return {
+            p.name: Adam(self._owned(p.modules), p.learning_rate, p.beta1, **(moments[p.name] if moments else {}))
+            for p in self.objective.players
+        }
+
+    def _losses(self, player: str, x: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """Losses (M,) of one player."""
+
+        def one(parameters: Any, constants: Constants, draws: dict[str, Tensor]) -> Tensor:
+            return self.objective.loss(player, parameters, constants, x, draws)
+
+        if not self.mapped:
+            alone = tree_map(lambda leaf: leaf.squeeze(0), (self.parameters, self.constants, noise))
+            return one(*alone)[None]
+        losses: Tensor = vmap(one)(self.parameters, self.constants, noise)
+        return losses
+
+    def train_epoch(self) -> None:
+        """One pass over the training split; members whose loss is no longer finite are then found by `diverged`."""
+        started = time.perf_counter()
+        images, scale = self.evaluation.images["train"], self.evaluation.data.scale
+        count = len(images)
+        parts = batches(count, self.batch_size)
+        order = torch.randperm(count, generator=generator(torch.device("cpu"), "order", self.shuffle_seed, self.epoch))
+        order = order.to(self.device)
+        drawn = [
+            self.objective.noise((m.seed, "train", self.epoch), count, len(parts), self.device) for m in self.members
+        ]
+        noise: dict[str, Tensor] = tree_map(lambda *leaves: torch.stack(leaves), *drawn)
+        self._finite = torch.ones(len(self.members), dtype=torch.bool, device=self.device)
+        for i, part in enumerate(parts):
+            x = images[order[part]] / scale
+            draws = slice_noise(noise, part, i)
+            for player in self.objective.players:
+                for _ in range(player.steps):
+                    losses = self._losses(player.name, x, draws)
+                    self.optimisers[player.name].step(losses.sum())
+                    self._finite &= losses.detach().isfinite()
+        self.epoch += 1
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        share = (time.perf_counter() - started) / len(self.members)
+        for member in self.members:
+            self.seconds[member.trial] += share
+            self.trained[member.trial] += share
+
+    def diverged(self) -> list[Member]:
+        """Members whose loss or weights were not finite in the last epoch."""
+        finite = self._finite.clone()
+        for leaf in self._owned(list(self.parameters)):
+            finite &= leaf.detach().flatten(1).isfinite().all(1)
+        return [member for member, good in zip(self.members, finite.tolist(), strict=True) if not good]
+
+    def drop(self, gone: Sequence[Member]) -> None:
+        """Take members out of the stack; the others keep their weights and moments."""
+        kept = [i for i, member in enumerate(self.members) if member not in gone]
+        self.members = [self.members[i] for i in kept]
+        if not kept:
+            return
+        index = torch.tensor(kept, device=self.device)
+        moments = {name: optimiser.moments(lambda leaf: leaf[index]) for name, optimiser in self.optimisers.items()}
+        self.parameters = tree_map(lambda leaf: leaf.detach()[index].requires_grad_(), self.parameters)
+        self.constants = tree_map(lambda leaf: leaf[index], self.constants)
+        self.optimisers = self._optimisers(moments)
+
+    def one(self, index: int) -> tuple[Any, Constants]:
+        """Parameters and constants of one member."""
+        chosen: tuple[Any, Constants] = tree_map(lambda leaf: leaf.detach()[index], (self.parameters, self.constants))
+        return chosen
+
+    def measure(self, index: int, splits: tuple[str, ...]) -> dict[str, Any]:
+        """A member's metrics, without its progress."""
+        parameters, constants = self.one(index)
+        return self.evaluation.measure(self.objective, parameters, constants, self.members[index], splits)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs, as tensors and plain values."""
+        return {
+            "format": FORMAT,
+            "members": [m.trial for m in self.members],
+            "epoch": self.epoch,
+            "parameters": tree_map(lambda leaf: leaf.detach(), self.parameters),
+            "optimisers": {name: optimiser.moments() for name, optimiser in self.optimisers.items()},
+            "seconds": dict(self.seconds),
+            "trained": dict(self.trained),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`; members that are not in it have ended."""
+        self.drop([m for m in self.members if m.trial not in state["members"]])
+        if self.members:
+            self.parameters = tree_map(lambda leaf: leaf.to(self.device).requires_grad_(), state["parameters"])
+            self.optimisers = self._optimisers(tree_map(lambda leaf: leaf.to(self.device), state["optimisers"]))
+        self.epoch, self.seconds, self.trained = state["epoch"], dict(state["seconds"]), dict(state["trained"])
+
+
+def run(
+    members: Sequence[Member],
+    evaluation: Evaluation,
+    folder: Path | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Iterator[Rows]:
+    """Train a pack to its end; yields one row per member at every evaluation.
+
+    With a ``folder`` it writes ``packs/<pack>/`` there and goes on from what it finds: the rows of the checkpoint
+    first, so that a reader who died before writing them down gets them again. A member's last row has its final status
+    and the metrics of the test split; its weights then stand in ``members/<trial>.pt``, its samples in
+    ``samples/<trial>.png``.
+
+    Args:
+        note: is told of a checkpoint that cannot be read.
+    """
+    pack = Pack(members, evaluation)
+    last, every = members[0].epochs, members[0].evaluate_every
+    checkpoints = folder / "packs" / pack_name(members) if folder else None
+    rows: Rows = []
+    if checkpoints and (found := _newest(checkpoints, note)):
+        pack.restore(found)
+        rows = found["rows"]
+        yield rows
+    while pack.members and pack.epoch < last:
+        rows = []
+        while pack.epoch < last:
+            pack.train_epoch()
+            if lost := pack.diverged():
+                why = f"the loss was not finite in epoch {pack.epoch}"
+                rows += [
+                    _row(pack, m, evaluation.failed(m, ("validation", "test"), why), Status.DIVERGED) for m in lost
+                ]
+                pack.drop(lost)
+            if not pack.members or pack.epoch % every == 0 or pack.epoch == last:
+                break
+        ending = pack.epoch == last
+        for index, member in enumerate(pack.members):
+            started = time.perf_counter()
+            metrics = pack.measure(index, ("validation", "test") if ending else ("validation",))
+            pack.seconds[member.trial] += time.perf_counter() - started
+            row = _row(pack, member, metrics, Status.DONE if ending else Status.RUNNING)
+            if ending and folder:
+                row["checkpoint"] = _keep(pack, index, folder)
+            rows.append(row)
+        if checkpoints:
+            save({**pack.state(), "rows": rows}, checkpoints / f"epoch-{pack.epoch:06d}.pt")
+            for old in sorted(checkpoints.glob("epoch-*.pt"))[:-_KEPT]:
+                old.unlink()
+        yield rows
+
+
+def pack_name(members: Sequence[Member]) -> str:
+    """A pack's name in every run: that of its first member and their number."""
+    return f"{members[0].trial}-{len(members)}"
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """`torch.save` that leaves the old file or the new one, never half of either."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as handle:
+            torch.save(state, handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _newest(checkpoints: Path, note: Callable[[str], None]) -> dict[str, Any] | None:
+    for path in sorted(checkpoints.glob("epoch-*.pt"), reverse=True):
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True)
+        except Exception as error:  # torch raises a different type for every way a file can be cut
+            note(f"{path}: cannot be read ({type(error).__name__}); going on from the one before")
+            continue
+        if state.get("format") == FORMAT:
+            return state
+        note(f"{path}: format {state.get('format')}; this version writes {FORMAT}")
+    return None
+
+
+def _row(pack: Pack, member: Member, metrics: dict[str, Any], status: Status) -> dict[str, Any]:
+    images = len(pack.evaluation.images["train"]) * pack.epoch
+    trained = pack.trained[member.trial]
+    error = next(iter(metrics["reasons"].values())) if status is Status.DIVERGED else None
+    return summarise(
+        {
+            "trial": member.trial,
+            "epoch": pack.epoch,
+            "status": str(status),
+            "error": error,
+            "diverged": float(status is Status.DIVERGED),
+            "seconds": pack.seconds[member.trial],
+            "examples_per_second": images / trained if trained else math.nan,
+            **metrics,
+        }
+    )
+
+
+def _keep(pack: Pack, index: int, folder: Path) -> str:
+    member = pack.members[index]
+    parameters, constants = pack.one(index)
+    relative = Path("members") / f"{member.trial}.pt"
+    # clones: a slice of a stack would be saved with the whole stack behind it
+    weights = tree_map(lambda leaf: leaf.clone().cpu(), parameters)
+    save({"format": FORMAT, "member": member.to_json(), "parameters": weights}, folder / relative)
+    images = pack.evaluation.samples(pack.objective, parameters, constants, member, 64)
+    _save_grid(images, folder / "samples" / f"{member.trial}.png")
+    return str(relative)
+
+
+def _save_grid(images: Tensor, path: Path) -> None:
+    from PIL import Image
+
+    count, colours, height, width = images.shape
+    side = math.isqrt(count)
+    grid = images[: side * side].reshape(side, side, colours, height, width).permute(0, 3, 1, 4, 2)
+    pixels = (grid.reshape(side * height, side * width, colours) * 255).round().clamp(0, 255).byte().cpu().numpy()
+    zoom = max(1, 448 // (side * height))
+    picture = Image.fromarray(pixels[..., 0] if colours == 1 else pixels)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    picture.resize((side * width * zoom, side * height * zoom), Image.Resampling.NEAREST).save(temporary, "PNG")
+    temporary.replace(path)

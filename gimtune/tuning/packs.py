@@ -1,0 +1,48 @@
+"""Which members share a Ray trial."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Literal
+
+import torch
+
+from gimtune.objective import Objective
+from gimtune.priors import make_prior
+from gimtune.vocabulary import Member
+
+_AUTO = {"cpu": 8, "cuda": 16}
+Pack = list[Member]
+
+
+def key(member: Member) -> str:
+    """What members of one pack have in common: everything but weights, seed and the prior's floating-point options."""
+    shared = asdict(member) | {
+        "restrictions": [term[:2] for term in member.restrictions],
+        "prior": make_prior(**member.prior).shape_key,
+    }
+    return repr([shared[name] for name in sorted(shared) if name not in ("weight", "seed")])
+
+
+def packs(
+    members: Sequence[Member], size: int | Literal["auto"], image: tuple[int, int, int], device: str = "cpu"
+) -> list[Pack]:
+    """Members in packs of at most ``size``, in the order in which they stand.
+
+    ``auto`` packs networks that leave the processor idle: 8 on a CPU, 16 on a GPU, and the others alone on a CPU.
+    """
+    groups: dict[str, Pack] = {}
+    for member in members:
+        groups.setdefault(key(member), []).append(member)
+    made: list[Pack] = []
+    for group in groups.values():
+        most = size if size != "auto" else _auto(group[0], image, device)
+        made += [group[i : i + most] for i in range(0, len(group), most)]
+    return made
+
+
+def _auto(member: Member, image: tuple[int, int, int], device: str) -> int:
+    if device == "cpu" and not Objective(member, image, torch.float32).small:
+        return 1
+    return _AUTO[device]

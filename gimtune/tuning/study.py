@@ -1,0 +1,280 @@
+"""A study from its configuration to its tables: launched anew or resumed, on whatever part is not finished.
+
+Resuming reads ``config.yaml`` and ``study.db``, starts a fresh Tuner over the packs that have not ended, and unpickles
+nothing; a pack that finds its checkpoint goes on from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from analysis.load import load as load_run
+from gimtune import data as datasets
+from gimtune.config import Config, ConfigError, check_machine, check_storage, dump
+from gimtune.data import Dataset
+from gimtune.metrics import fid
+from gimtune.resolve import members
+from gimtune.store import Store
+from gimtune.training import pack_name
+from gimtune.tuning.packs import Pack, packs
+from gimtune.vocabulary import ENDED, Member, Status
+
+_PACKAGES = (
+    "gimtune",
+    "ray",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "optuna",
+    "pytorch-fid",
+    "moocore",
+)
+_RESTARTS = 3
+_PLAIN: Any = {"soft_wrap": True, "highlight": False, "markup": False}
+
+
+def launch(config: Config, console: Console) -> int:
+    """Run a study to its end; returns the exit code: 0, 1 with failed members, 130 interrupted.
+
+    Raises:
+        ConfigError: bad input; nothing was started.
+    """
+    run = Path(config.resume).resolve() if config.resume else None
+    planned = _planned(run) if run else members(config)
+    if not config.ray.address:
+        check_machine(config, os.cpu_count() or 1, _gpus(config))
+    data = _data(config)
+    made = packs(planned, config.resources.members, data.image, "cuda" if config.resources.gpu else "cpu")
+    if config.dry_run:
+        _print_plan(config, made, console)
+        return 0
+    if run is None:
+        run = _new_run(config)
+        with Store(run / "study.db", create=True) as store:
+            store.annotate(name=config.name, created=datetime.now(UTC).isoformat(timespec="seconds"))
+            store.plan(_identity(config, member) for member in planned)
+    # training the classifier needs no Ray: it runs while Ray starts, and the workers wait for its file
+    background = threading.Thread(target=_prepare, args=(config, data, run), daemon=True)
+    background.start()
+    with Store(run / "study.db", create=True) as store:
+        _run(config, made, data, run, store, console)
+        if config.metrics.fid_features == "classifier":
+            background.join()
+            network = fid.classifier(data, run / "features", torch.device("cpu"))
+            store.annotate(fid_features=network.name, classifier_test_accuracy=f"{network.test_accuracy:.4f}")
+        open_members = sum(status not in ENDED for status in store.statuses().values())
+    if open_members:
+        console.print(f"Interrupted with {open_members} members to go. Go on with:")
+        console.print(f"  python -m gimtune resume={_relative(run)}", **_PLAIN)
+        return 130
+    return _finish(config, run, console)
+
+
+def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Store, console: Console) -> None:
+    """Ray Tune over the packs that have not ended."""
+    statuses = store.statuses()
+    todo = [pack for pack in made if any(statuses[m.trial] not in ENDED for m in pack)]
+    if not todo:
+        return
+    from ray import cluster_resources, tune
+    from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+
+    from gimtune.tuning.cluster import connected
+    from gimtune.tuning.recorder import Recorder
+    from gimtune.tuning.trainable import GimTrial
+
+    size = sum(array.nbytes for array in data.images.values())
+    with connected(config, size) as where:
+        if config.ray.address:
+            there: dict[str, float] = cluster_resources()  # type: ignore[no-untyped-call]
+            check_machine(config, there.get("CPU", 0), there.get("GPU", 0))
+        console.print(f"{sum(map(len, made))} members in {len(made)} trials, run folder {_relative(run)}", **_PLAIN)
+        console.print(where, **_PLAIN)
+        trainable = tune.with_parameters(GimTrial, data=data)
+        trainable.__qualname__ = GimTrial.__qualname__  # what the dashboard and `ps` show
+        with Recorder(store, config.budget.epochs, dict(config.objectives), console) as recorder, _terminable():
+            Tuner(
+                trainable,
+                param_space={"pack": tune.grid_search([_trial_config(config, pack, run) for pack in todo])},
+                tune_config=TuneConfig(
+                    reuse_actors=True, trial_name_creator=_trial_name, trial_dirname_creator=_trial_name
+                ),
+                run_config=RunConfig(
+                    name="ray",
+                    storage_path=str(run),
+                    callbacks=[recorder],
+                    failure_config=FailureConfig(max_failures=_RESTARTS),
+                    checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+                    verbose=0,
+                ),
+            ).fit()
+        if recorder.first_row is not None:
+            store.annotate(first_row_seconds=f"{recorder.first_row:.1f}")
+
+
+def _trial_config(config: Config, pack: Pack, run: Path) -> dict[str, Any]:
+    return {
+        "members": [member.to_json() for member in pack],
+        "trials": [member.trial for member in pack],
+        "name": pack_name(pack),
+        "folder": str(run),
+        "cpu": config.resources.cpu,
+        "gpu": config.resources.gpu,
+    }
+
+
+def _trial_name(trial: Any) -> str:
+    first = Member.from_json(trial.config["pack"]["members"][0])
+    return f"{first.model}-{first.prior['name']}-{first.trial}"
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """A polite end on SIGTERM, as Tune has it on SIGINT: the run folder is whole either way, the tables are not."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _finish(config: Config, run: Path, console: Console) -> int:
+    # the plotting libraries are slow to import, and needed at the end only
+    from analysis.report import export, print_front
+
+    study = load_run(run)
+    failed = study.trials[study.trials["status"].isin([Status.FAILED, Status.DIVERGED])]
+    try:
+        paths = export(study, config.objectives)
+        print_front(study, console, config.objectives, paths=paths)
+    except ValueError as error:
+        console.print(f"no front: {error}", **_PLAIN)
+    return 1 if len(failed) else 0
+
+
+def _planned(run: Path) -> list[Member]:
+    with Store(run / "study.db") as store:
+        return [Member.from_json(text) for text in store.trials()["config"]]
+
+
+def _data(config: Config) -> Dataset:
+    try:
+        return datasets.load(config.data.name, config.data.root, config.data.seed, config.data.download)
+    except (FileNotFoundError, ValueError, OSError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def _prepare(config: Config, data: Dataset, run: Path) -> None:
+    if config.metrics.fid_features == "classifier":
+        fid.provide(data, datasets.cache(), run / "features")
+
+
+def _gpus(config: Config) -> int:
+    return torch.cuda.device_count() if config.resources.gpu else 0
+
+
+def _new_run(config: Config) -> Path:
+    parent = check_storage(config) / config.name
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{i}" for i in range(1, 100))):
+        run = parent / f"{stamp}{suffix}"
+        try:
+            run.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        (run / "config.yaml").write_text(dump(config))
+        (run / "environment.json").write_text(json.dumps(_environment(), indent=2) + "\n")
+        return run
+    raise ConfigError(f"storage_path={config.storage_path}: a hundred runs of this second are there already")
+
+
+def _environment() -> dict[str, Any]:
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv[1:],
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "git_commit": commit.stdout.strip() or None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _identity(config: Config, member: Member) -> dict[str, Any]:
+    return {
+        "trial": member.trial,
+        "study": config.name,
+        "model": member.model,
+        "side": member.side,
+        "restrictions": json.dumps([f"{match}_{divergence}" for match, divergence, _ in member.restrictions]),
+        "likelihood_name": member.likelihood,
+        "prior": member.prior["name"],
+        "weight": member.weight,
+        "latent_dim": member.latent_dim,
+        "seed": member.seed,
+        "data": member.data["name"],
+        "network": member.network["name"],
+        "config": member.to_json(),
+    }
+
+
+def _print_plan(config: Config, made: list[Pack], console: Console) -> None:
+    table = Table(title=f"{config.name}: {sum(map(len, made))} members in {len(made)} trials")
+    for column in ("model", "prior", "weights", "latent_dim", "seeds", "members", "trials"):
+        table.add_column(column, justify="left" if column in ("model", "prior") else "right")
+    groups: dict[tuple[str, str], list[Pack]] = {}
+    for pack in made:
+        groups.setdefault((pack[0].model, pack[0].prior["name"]), []).append(pack)
+    for (model, prior), found in groups.items():
+        inside = [member for pack in found for member in pack]
+        listed = [_several(getattr(m, key) for m in inside) for key in ("weight", "latent_dim", "seed")]
+        table.add_row(model, prior, *listed, str(len(inside)), str(len(found)))
+    console.print(table)
+    first = made[0][0]
+    budget = f"{first.epochs} epochs each, evaluated every {first.evaluate_every}, on {first.data['name']}"
+    console.print(f"{budget}; nothing was started", **_PLAIN)
+
+
+def _several(values: Iterable[float]) -> str:
+    distinct = sorted(set(values))
+    if len(distinct) <= 6:
+        return " ".join(f"{value:g}" for value in distinct)
+    return f"{distinct[0]:.3g} .. {distinct[-1]:.3g}"
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

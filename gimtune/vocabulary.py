@@ -1,0 +1,236 @@
+"""The words every room uses: sides, matches, models, metrics and the row of a trial.
+
+Declarations only. Nothing here imports another room, torch or Ray, so the analysis can read a study on any machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Self
+
+
+class Side(StrEnum):
+    """Which of the two joint distributions the likelihood is taken under."""
+
+    Q = "q"
+    P = "p"
+    BOTH = "both"
+
+
+class Match(StrEnum):
+    """Which two distributions a restriction brings together."""
+
+    POSTERIOR = "posterior"
+    LATENT = "latent"
+    DATA = "data"
+    JOINT = "joint"
+
+
+class Direction(StrEnum):
+    """Which way a metric is better; ``NONE`` for those that only describe."""
+
+    MIN = "min"
+    MAX = "max"
+    NONE = "none"
+
+
+class Status(StrEnum):
+    """Where a member stands. The last four are final."""
+
+    PLANNED = "planned"
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+
+ENDED = frozenset({Status.DONE, Status.STOPPED, Status.DIVERGED, Status.FAILED})
+
+
+def _one(**parameters: float) -> float:
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """One restriction of a model: a match by a divergence, times a weight.
+
+    Attributes:
+        match: the two distributions.
+        divergence: name of a divergence in `gimtune.restrictions.RESTRICTIONS` under this match.
+        weight: the term's weight on our scale (nats, summed over pixels), from the model's own parameters. It is
+            multiplied by the member's ``weight``.
+    """
+
+    match: Match
+    divergence: str
+    weight: Callable[..., float] = _one
+
+    @property
+    def key(self) -> str:
+        """``posterior_kl`` and so on: the name of its column in a trial's row."""
+        return f"{self.match}_{self.divergence}"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A generative-inference model: a side, a likelihood and a list of restrictions.
+
+    Attributes:
+        name: as published.
+        restrictions: none for the autoencoder.
+        source: authors and year.
+        side: distribution that the likelihood is averaged over.
+        likelihood: of p(x|z), or ``None`` to take the study's.
+        parameters: the paper's own weights and their defaults, e.g. ``alpha`` of InfoVAE; the weights of the
+            restrictions are functions of them.
+        note: conversion of the published weight to our scale.
+    """
+
+    name: str
+    restrictions: tuple[Weighted, ...]
+    source: str
+    side: Side = Side.Q
+    likelihood: str | None = None
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        keys = [r.key for r in self.restrictions]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"model {self.name}: restrictions repeat {sorted({k for k in keys if keys.count(k) > 1})}")
+        object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
+
+    def weights(self, weight: float, **parameters: float) -> tuple[float, ...]:
+        """Weights of the restrictions at the member's ``weight``, with the paper's ``parameters`` overridden.
+
+        Raises:
+            ValueError: a parameter that the model does not have, or a weight that is negative or not finite.
+        """
+        unknown = sorted(set(parameters) - set(self.parameters))
+        if unknown:
+            allowed = ", ".join(self.parameters) or "none"
+            raise ValueError(f"model {self.name} has no parameter {unknown[0]}; it has: {allowed}")
+        values = tuple(weight * r.weight(**{**self.parameters, **parameters}) for r in self.restrictions)
+        for restriction, value in zip(self.restrictions, values, strict=True):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"model {self.name}: weight of {restriction.key} is {value:g}; it must be >= 0")
+        return values
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trial, resolved: everything that its result depends on, as plain values.
+
+    Attributes:
+        restrictions: (match, divergence, weight in the loss) each.
+        weight: the multiplier that the study swept; already in ``restrictions``.
+        prior: its name and options.
+        network: its name and options.
+        data: name, digest of content and split.
+        metrics: settings of the measurements.
+        shuffle_seed: of the order of minibatches, shared by the study's members.
+    """
+
+    model: str
+    side: str
+    likelihood: str
+    restrictions: tuple[tuple[str, str, float], ...]
+    weight: float
+    prior: Mapping[str, Any]
+    latent_dim: int
+    seed: int
+    data: Mapping[str, Any]
+    network: Mapping[str, Any]
+    learning_rate: float
+    batch_size: int
+    epochs: int
+    evaluate_every: int
+    sigma_min: float
+    shuffle_seed: int
+    metrics: Mapping[str, Any]
+
+    @cached_property
+    def trial(self) -> str:
+        """Its name in every run: a hash of all of the above."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:10]
+
+    def to_json(self) -> str:
+        """Canonical JSON."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`."""
+        values = json.loads(text)
+        return cls(**{**values, "restrictions": tuple((m, d, w) for m, d, w in values["restrictions"])})
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One column of a trial's row: which way is better, in which unit, and whose definition it is."""
+
+    key: str
+    direction: Direction
+    unit: str
+    meaning: str
+    source: str = ""
+
+
+_MIN, _MAX, _NONE = Direction.MIN, Direction.MAX, Direction.NONE
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        metric.key: metric
+        for metric in (
+            Metric("likelihood", _MAX, "nats", "the side's likelihood: likelihood_x (side q) or likelihood_z (side p)"),
+            Metric("likelihood_x", _MAX, "nats", "E_q(x,z)[log p(x|z)], one code per image", "Astorga 2022, eq. 1"),
+            Metric("likelihood_z", _MAX, "nats", "E_p(x,z)[log q(z|x)], x the decoder's mean", "Astorga 2022, side p"),
+            Metric("restriction", _NONE, "nats", "sum of weight x divergence, as it stands in the loss"),
+            Metric("loss", _MIN, "nats", "-likelihood + restriction"),
+            Metric("mi", _MAX, "nats", "mutual information of the model's side, Gaussian q(z)", "Astorga 2022"),
+            Metric("mi_q", _MAX, "nats", "h(z) - h(z|x) with q(z) taken for one Gaussian", "Astorga 2022"),
+            Metric("mi_p", _MAX, "nats", "lower bound h_p(z) + likelihood_z", "Alemi & Fischer 2018 (GILBO)"),
+            Metric("mi_noised", _MAX, "nats", "mi_q with N(0, 0.1^2) added to every code"),
+            Metric("mi_lower", _MAX, "nats", "index-code information, at most ln N", "Hoffman & Johnson 2016"),
+            Metric("mi_gap", _NONE, "nats", "mi + loss, the estimate of dI", "Astorga 2022, eq. 2"),
+            Metric("sigma_mean", _NONE, "code units", "mean posterior standard deviation"),
+            Metric("active_units", _MAX, "dimensions", "latent dimensions with Var_x[mu] > 0.01", "Burda et al. 2016"),
+            Metric("fid", _MIN, "features^2", "Frechet distance, codes from the prior", "Heusel et al. 2017"),
+            Metric("fid_expost", _MIN, "features^2", "the same, codes from a fitted mixture", "Ghosh et al. 2020"),
+            Metric("recon_fid", _MIN, "features^2", "the same for reconstructions of the split", "Heusel et al. 2017"),
+            Metric("fid_floor", _NONE, "features^2", "the same for as many training images"),
+            Metric("probe_accuracy", _MAX, "fraction", "logistic regression on posterior means", "Alain & Bengio 2016"),
+            Metric("probe_knn", _MAX, "fraction", "5 nearest neighbours on posterior means"),
+        )
+    }
+)
+
+#: Columns that say what was run; set once, when the member is planned.
+IDENTITY = (
+    "trial",
+    "study",
+    "model",
+    "side",
+    "restrictions",
+    "likelihood_name",
+    "prior",
+    "weight",
+    "latent_dim",
+    "seed",
+    "data",
+    "network",
+    "config",
+)
+#: Columns that say how far it came.
+PROGRESS = ("status", "error", "checkpoint", "epoch", "seconds", "examples_per_second", "diverged")
+#: Columns that say how its metrics were measured; ``reasons`` is JSON {metric: why it is NaN}.
+PROTOCOL = ("fid_features", "fid_samples", "mi_images", "reasons", "estimators")

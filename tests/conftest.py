@@ -1,0 +1,61 @@
+"""Fixtures of all rooms; the environment stands before anything imports Ray."""
+
+import os
+
+os.environ["RAY_AUTH_MODE"] = "token"
+
+import dataclasses
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+from gimtune import data, tuning  # noqa: F401 - tuning sets the other switches of Ray
+from gimtune.evaluation import Evaluation
+from gimtune.metrics import fid
+
+torch.set_num_threads(1)
+# the same examples in every run, and no limit on an example's time on a busy machine
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=50)
+hypothesis.settings.load_profile("repeatable")
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="session")
+def classifier_folder(tmp_path_factory):
+    """Where the session's one LeNet is kept."""
+    return tmp_path_factory.mktemp("classifier")
+
+
+@pytest.fixture(scope="session")
+def evaluation(digits, classifier_folder):
+    """Measurements on digits, on the CPU."""
+    return Evaluation(digits, fid.classifier(digits, classifier_folder, CPU), CPU)
+
+
+@pytest.fixture(scope="session")
+def small(digits, evaluation):
+    """The same on a fifth of the images: for what is about the run and not about the numbers."""
+
+    def fifth(arrays):
+        return {split: a[::5] for split, a in arrays.items()}
+
+    part = dataclasses.replace(digits, images=fifth(digits.images), labels=fifth(digits.labels))
+    return Evaluation(part, evaluation.network, CPU)
+
+
+@pytest.fixture(scope="session")
+def mnist_root():
+    """A folder with MNIST's IDX files; the test is skipped where there is none."""
+    places = [os.environ.get("GIMTUNE_DATA"), Path(__file__).parents[2] / "shared" / "data"]
+    for place in filter(None, places):
+        if data.find("mnist", str(place)):
+            return str(place)
+    pytest.skip("no MNIST: neither $GIMTUNE_DATA nor ../shared/data holds its IDX files")

@@ -1,0 +1,78 @@
+"""Models that are other models at a point of their parameters: the same numbers, bit for bit, after training."""
+
+import pytest
+from helpers import CLOCK, member, numbers
+
+from gimtune.models import MODELS
+from gimtune.priors import make_prior
+from gimtune.restrictions import RESTRICTIONS
+from gimtune.training import Pack, run
+from gimtune.vocabulary import METRICS
+
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def trained(evaluation):
+    """The last row of a model trained for a few epochs, by its name and options; each is trained once."""
+    rows = {}
+
+    def train(model, **options):
+        key = repr((model, sorted(options.items())))
+        if key not in rows:
+            one = member(model, epochs=EPOCHS, evaluate_every=EPOCHS, **options)
+            (last,) = list(run([one], evaluation))
+            rows[key] = last[0]
+        return rows[key]
+
+    return train
+
+
+def metrics(row):
+    """The values of `METRICS` on both splits, but for those that name the restriction."""
+    named = [k for k in row if k.startswith(("restriction", "test_restriction"))]
+    left = numbers(row, "trial", "estimators", "reasons", *named)
+    assert set(METRICS) - {"restriction"} <= set(left) | set(CLOCK)
+    return left
+
+
+def test_info_vae_at_weights_one_and_zero_is_vae(trained):
+    # lambda 1 and alpha 0 give (1 - alpha, alpha + lambda - 1) = (1, 0)
+    info = trained("info_vae", parameters={"alpha": 0.0, "lambda": 1.0})
+    vae = trained("vae")
+    assert metrics(info) == metrics(vae)
+    assert info["restriction"] == vae["restriction"]
+    assert info["restriction/posterior_kl"] == vae["restriction/posterior_kl"]
+
+
+def test_beta_vae_at_one_is_vae(trained):
+    assert numbers(trained("beta_vae"), "trial") == numbers(trained("vae"), "trial")
+
+
+def test_beta_vae_at_another_weight_is_not(trained):
+    assert metrics(trained("beta_vae", weight=4.0)) != metrics(trained("vae"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_any_model_at_weight_zero_is_the_autoencoder(trained, model):
+    row = trained(model, weight=0.0)
+    assert metrics(row) == metrics(trained("ae", weight=0.0))
+    assert row["restriction"] == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "prior"),
+    [
+        (name, prior)
+        for name, model in MODELS.items()
+        for prior in ("uniform", "laplace", "mixture")
+        if not any(RESTRICTIONS[r.match, r.divergence].refuses(make_prior(prior)) for r in model.restrictions)
+    ],
+)
+def test_weight_zero_trains_the_same_network_under_other_priors(evaluation, model, prior):
+    packs = [Pack([member(name, weight=0.0, prior={"name": prior})], evaluation) for name in (model, "ae")]
+    for pack in packs:
+        pack.train_epoch()
+    for module in ("encoder", "decoder"):
+        for name, value in packs[0].parameters[module].items():
+            assert value.equal(packs[1].parameters[module][name]), f"{module}.{name}"

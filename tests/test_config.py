@@ -1,0 +1,177 @@
+"""The command line: what it composes, and what it says of bad input."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gimtune import config as configuration
+from gimtune.__main__ import main
+from gimtune.config import ConfigError, load
+from gimtune.resolve import members
+from gimtune.vocabulary import Member
+
+#: Arguments, the key that the message must name, and words of what is allowed.
+BAD = [
+    (["study=nope"], "study=nope", "search, tradeoff"),
+    (["data=cifar"], "data=cifar", "digits, fashion_mnist, mnist"),
+    (["budget.epoch=3"], "budget.epoch", "budget.epochs"),
+    (["+colour=red"], "colour", "allowed are name"),
+    (["budget.epochs=0"], "budget.epochs=0", "greater than 0"),
+    (["budget.epochs=ten"], "budget.epochs='ten'", "integer"),
+    (["models=[vea]"], "models=vea", "vae"),
+    (["models=[vae,vae]"], "models=", "twice"),
+    (["models=[]"], "models=[]", "at least 1"),
+    (["space.weight={grid: []}"], "space.weight.grid=[]", "one or more"),
+    (["space.weight=-1"], "space.weight=-1", ">= 0"),
+    (["space.weight={uniform: [0, 1]}"], "space.weight.uniform", "search.sampler=random"),
+    (["space.weight={uniform: [3, 1]}", "search=random"], "space.weight.uniform=[3, 1]", "a < b"),
+    (["space.colour=3"], "space.colour", "weight, prior"),
+    (["space.latent_dim=2.5"], "space.latent_dim=2.5", "whole number >= 1"),
+    (["space.prior=cauchy"], "space.prior='cauchy'", "normal, uniform"),
+    (["space.prior={name: laplace, scale: -1}"], "space.prior.scale=-1", "positive"),
+    (["prior=uniform", "models=[vae]"], "models=vae with space.prior=uniform", "infinite"),
+    (["prior=mixture", "models=[wvae]"], "models=wvae with space.prior=mixture", "sliced_wasserstein"),
+    (["models=[{name: mine, restrictions: [{match: latent, divergence: kl}]}]"], "models.mine.restrictions=latent/kl",
+     "latent/mmd"),
+    (["likelihood=poisson"], "likelihood=poisson", "bernoulli"),
+    (["network=conv", "network.channels=[8,8,8,8]"], "network.channels=[8, 8, 8, 8]", "halved"),
+    (["objectives={fid: max, mi: max}"], "objectives.fid=max", "allowed is min"),
+    (["objectives={fid: min}"], "objectives=", "two or more"),
+    (["metrics.fid_features=vgg"], "metrics.fid_features='vgg'", "classifier"),
+    (["metrics.inception_weights=/nowhere.pth"], "metrics.inception_weights=/nowhere.pth", "no such file"),
+    (["search=random", "search.trials=null"], "search.trials=null", "number of members"),
+    (["resources.cpu=1000"], "resources.cpu=1000", "this machine has"),
+    (["resources.gpu=64"], "resources.gpu=64", "this machine has"),
+    (["data=mnist", "data.root=/nowhere", "data.download=false"], "data=mnist", "data.root=/nowhere"),
+    (["name=../escape"], "name='../escape'", "letters, digits"),
+    (["resume=/nowhere"], "resume=/nowhere", "no run folder"),
+    (["resume=x", "budget.epochs=3"], "budget.epochs=3", "with resume"),
+    (["storage_path=/proc/nowhere"], "storage_path=/proc/nowhere", ""),
+    (["space.weight"], "space.weight", "key=value"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "key", "allowed"), BAD, ids=lambda value: str(value)[:40])
+def test_bad_input_is_named_in_two_lines_and_nothing_starts(arguments, key, allowed, capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("GIMTUNE_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert key in said.err
+    assert allowed in said.err
+    assert len(said.err.strip().splitlines()) <= 2
+    assert not list(tmp_path.rglob("study.db"))
+
+
+def test_bad_input_never_loads_ray(tmp_path):
+    program = (
+        "import sys; from gimtune.__main__ import main; code = main(['prior=uniform', 'models=[vae]']);"
+        "print(code, 'ray' in sys.modules)"
+    )
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=here)
+    assert done.stdout.split() == ["2", "False"]
+    assert "Traceback" not in done.stderr
+
+
+def test_every_shipped_option_composes():
+    for group in ("study", "model", "prior", "data", "network", "search", "scheduler", "resources"):
+        for option in configuration.options(group):
+            # a lone model for the priors that not every model takes
+            given = [f"{group}={option}", *(["model=wae_mmd"] if group == "prior" else [])]
+            assert members(load(given)), given
+
+
+def test_an_override_replaces_a_whole_space():
+    config = load(["study=search", "search=grid", "space.weight={grid: [0.5]}", "models=[vae]"])
+    assert config.space["weight"] == {"grid": [0.5]}
+    assert {m.weight for m in members(config)} == {0.5}
+
+
+def test_the_order_of_the_contracts_examples():
+    config = load(["study=tradeoff", "models=[vae,wae_mmd]", "space.weight={grid: [0.1, 1, 10]}"])
+    found = members(config)
+    assert len(found) == 2 * 3 * 2 * 2
+    assert {m.likelihood for m in found} == {"bernoulli"}
+
+
+def test_tradeoff_is_seven_models_two_priors_two_seeds():
+    found = members(load(["study=tradeoff"]))
+    assert {m.model for m in found} == {"ae", "vae", "beta_vae", "wae_mmd", "info_vae", "wvae", "js_vae"}
+    assert {m.prior["name"] for m in found} == {"normal", "laplace"}
+    assert {m.seed for m in found} == {0, 1}
+    assert len({m.trial for m in found}) == len(found)
+
+
+def test_a_weight_that_changes_nothing_makes_no_members():
+    found = members(load(["models=[ae]", "space.weight={grid: [0, 1, 2]}", "space.prior=normal", "space.seed=0"]))
+    assert [m.weight for m in found] == [0.0]
+
+
+def test_a_models_own_parameters_are_swept():
+    config = load(["models=[info_vae]", "space.alpha={grid: [0, 0.5]}", "space.lambda=10", "space.weight=1"])
+    weights = {tuple(w for _, _, w in m.restrictions) for m in members(config)}
+    assert weights == {(1.0, 9.0), (0.5, 9.5)}
+    with pytest.raises(ConfigError, match="must be >= 0"):
+        members(load(["models=[info_vae]", "space.alpha=2", "space.weight=1"]))
+
+
+def test_random_search_is_a_function_of_the_seed():
+    def drawn(seed):
+        return [m.trial for m in members(load(["study=search", "search.trials=20", f"seed={seed}"]))]
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
+def test_a_members_name_is_that_of_its_configuration():
+    for member in members(load(["study=search", "search.trials=20"])):
+        assert Member.from_json(member.to_json()) == member
+        assert Member.from_json(member.to_json()).trial == member.trial
+
+
+def test_a_study_of_the_users_own_is_found_in_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "studies" / "study").mkdir(parents=True)
+    (tmp_path / "studies" / "study" / "mine.yaml").write_text(
+        "# @package _global_\n"
+        "name: mine\n"
+        "models:\n  - name: both\n"
+        "    restrictions: [{match: posterior, divergence: kl}, {match: latent, divergence: mmd}]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    config = load(["study=mine", "space.weight=2", "prior=normal"])
+    (member,) = members(config)
+    assert member.restrictions == (("posterior", "kl", 2.0), ("latent", "mmd", 2.0))
+
+
+def test_a_configuration_survives_its_file(tmp_path):
+    config = load(["study=search", "search.trials=5"])
+    (tmp_path / "config.yaml").write_text(configuration.dump(config))
+    (tmp_path / "study.db").touch()
+    assert configuration.reopened(tmp_path) == config
+    (tmp_path / "config.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="not YAML"):
+        configuration.reopened(tmp_path)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"name": "x"}))
+    with pytest.raises(ConfigError, match="missing"):
+        configuration.reopened(tmp_path)
+
+
+def test_help_names_every_key(capsys):
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(key in said for key in set(configuration.keys()))
+
+
+def test_a_dry_run_lists_and_starts_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["study=tradeoff", "dry_run=true"]) == 0
+    said = capsys.readouterr().out
+    assert "108 members in" in said
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,134 @@
+"""Measurements: the splits do not leak into each other, and a value that is not defined is NaN with a reason."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import CPU
+from helpers import member, numbers
+
+from gimtune.evaluation import Evaluation
+from gimtune.training import Pack
+from gimtune.vocabulary import METRICS
+
+
+@pytest.fixture(scope="module")
+def one():
+    return member("vae", weight=0.1, batch_size=50, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def pack(small, one):
+    pack = Pack([one], small)
+    for _ in range(20):
+        pack.train_epoch()
+    return pack
+
+
+def measured(pack, evaluation, splits=("validation", "test")):
+    parameters, constants = pack.one(0)
+    row = evaluation.measure(pack.objective, parameters, constants, pack.members[0], splits)
+    return numbers(row)
+
+
+def of(row, split):
+    """The metrics of one split."""
+    keys = [*METRICS, "restriction/posterior_kl"]
+    return {key: row[f"test_{key}" if split == "test" else key] for key in keys}
+
+
+def changed(small, split):
+    """The same data but for one split, whose images are mirrored and labels moved on."""
+    data = small.data
+    images = {**data.images, split: np.ascontiguousarray(data.images[split][..., ::-1])}
+    labels = {**data.labels, split: (data.labels[split] + 1) % 10}
+    return Evaluation(dataclasses.replace(data, images=images, labels=labels), small.network, CPU)
+
+
+@pytest.mark.parametrize(("split", "other"), [("validation", "test"), ("test", "validation")])
+def test_a_split_is_measured_without_the_other(small, pack, split, other):
+    row, moved = measured(pack, small), measured(pack, changed(small, other))
+    assert of(row, split) == of(moved, split)
+    assert of(row, other)["fid"] != of(moved, other)["fid"]
+    assert of(row, other)["probe_accuracy"] != of(moved, other)["probe_accuracy"]
+
+
+def test_a_split_is_measured_the_same_alone(small, pack):
+    both, alone = measured(pack, small), measured(pack, small, ("validation",))
+    assert of(both, "validation") == of(alone, "validation")
+    assert not [key for key in alone if key.startswith("test_")]
+
+
+def test_a_fresh_evaluation_gives_the_same_numbers(small, pack):
+    # nothing that one keeps between calls enters the next
+    fresh = Evaluation(small.data, small.network, CPU)
+    assert measured(pack, fresh, ("validation",)) == measured(pack, small, ("validation",))
+
+
+def test_the_batch_size_of_the_formula_is_the_members(small, pack):
+    # 72 images in batches of at most 50 are two of 36: means of equal parts
+    row = measured(pack, small, ("validation",))
+    assert row["loss"] == pytest.approx(row["restriction"] - row["likelihood_x"], rel=1e-12)
+    assert row["mi_gap"] == pytest.approx(row["mi"] + row["loss"], rel=1e-12)
+
+
+def test_the_information_estimates_bracket(small, pack):
+    row = measured(pack, small, ("validation",))
+    assert row["mi_lower"] <= math.log(row["mi_images"])
+    assert 2 < row["mi_lower"] < row["mi_q"]  # far enough apart for 72 codes
+    # the Gaussian has the largest entropy, so that the estimate is between I_q and the rate, whatever q(z) is
+    assert row["mi_q"] <= row["restriction/posterior_kl"]
+    assert row["mi_noised"] < row["mi_q"]
+
+
+def test_the_floor_compares_training_images(small, pack):
+    row = measured(pack, small, ("validation",))
+    assert 0 < row["fid_floor"] < row["fid"]
+    assert row["fid_features"] == small.network.name
+    assert row["fid_samples"] == len(small.images["validation"])
+
+
+def test_fewer_samples_may_be_asked_for(small, pack):
+    few = dataclasses.replace(pack.members[0], metrics={"probe_samples": 300, "fid_samples": 40})
+    parameters, constants = pack.one(0)
+    row = small.measure(pack.objective, parameters, constants, few, ("validation",))
+    assert row["fid_samples"] == 40
+    assert row["fid"] != measured(pack, small, ("validation",))["fid"]
+    assert row["probe_accuracy"] == measured(pack, small, ("validation",))["probe_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [
+        ("encoder", "3.bias", math.nan),
+        ("encoder", "3.bias", -1e38),
+        ("encoder", "3.weight", 1e30),
+        ("decoder", "2.bias", math.nan),
+        ("decoder", "2.bias", math.inf),
+    ],
+)
+@pytest.mark.parametrize("prior", ["normal", "mixture"])
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_what_is_not_defined_is_nan_with_a_reason(small, prior, module, name, value):
+    broken = Pack([member(prior={"name": prior})], small)
+    with torch.no_grad():
+        broken.parameters[module][name].fill_(value)
+    row = broken.measure(0, ("validation", "test"))
+    missing = {key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
+    assert {"loss", "test_loss"} <= missing
+    assert all(math.isnan(row[key]) for key in missing)
+    assert set(row["reasons"]) == missing
+    assert all(row["reasons"].values())
+    if module == "encoder" and math.isnan(value):
+        assert {"active_units", "probe_accuracy", "mi_lower"} <= missing
+
+
+def test_images_of_the_last_row_are_those_that_are_shown(small, pack):
+    parameters, constants = pack.one(0)
+    shown = small.samples(pack.objective, parameters, constants, pack.members[0], 9)
+    again = small.samples(pack.objective, parameters, constants, pack.members[0], 9)
+    assert shown.shape == (9, 1, 8, 8)
+    assert shown.equal(again)
+    assert 0 <= float(shown.min()) <= float(shown.max()) <= 1

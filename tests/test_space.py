@@ -1,0 +1,94 @@
+"""The syntax of search spaces."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gimtune import space
+
+
+def test_grids_multiply_and_the_last_key_is_fastest():
+    found = list(space.expand({"weight": {"grid": [1, 2]}, "seed": {"grid": [0, 1]}, "latent_dim": 8}))
+    assert [(a["weight"], a["seed"]) for a in found] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert all(a["latent_dim"] == 8 for a in found)
+
+
+def test_a_key_may_depend_on_the_model():
+    spaces = {
+        "weight": {"per": "model", "ae": 0, "default": {"grid": [1, 2]}},
+        "model": {"grid": ["ae", "vae"]},
+    }
+    assert [(a["model"], a["weight"]) for a in space.expand(spaces)] == [("ae", 0), ("vae", 1), ("vae", 2)]
+
+
+def test_a_key_may_depend_on_a_prior_that_has_options():
+    spaces = {
+        "prior": {"grid": ["normal", {"name": "laplace", "scale": {"grid": [1.0, 2.0]}}]},
+        "latent_dim": {"per": "prior", "normal": 2, "laplace": 3},
+    }
+    assert [(a["prior"], a["latent_dim"]) for a in space.expand(spaces)] == [
+        ("normal", 2),
+        ({"name": "laplace", "scale": 1.0}, 3),
+        ({"name": "laplace", "scale": 2.0}, 3),
+    ]
+
+
+def test_nothing_for_a_model_is_refused():
+    with pytest.raises(ValueError, match=r"space\.weight: nothing for model=vae"):
+        list(space.expand({"model": "vae", "weight": {"per": "model", "ae": 0}}))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_draws_stay_in_their_bounds_and_repeat(seed):
+    spaces = {
+        "a": {"uniform": [-1, 2]},
+        "b": {"loguniform": [1e-3, 10]},
+        "c": {"randint": [3, 6]},
+        "d": {"choice": ["x", {"uniform": [5, 6]}]},
+    }
+    one, two = (space.draw(spaces, np.random.default_rng(seed)) for _ in range(2))
+    assert one == two
+    assert -1 <= one["a"] <= 2
+    assert 1e-3 <= one["b"] <= 10
+    assert one["c"] in (3, 4, 5)
+    assert one["d"] == "x" or 5 <= one["d"] <= 6
+
+
+def test_loguniform_is_uniform_in_the_logarithm():
+    random = np.random.default_rng(0)
+    logs = np.array([math.log10(space.draw({"w": {"loguniform": [1e-2, 1e2]}}, random)["w"]) for _ in range(4000)])
+    # mean and variance of the uniform on [-2, 2], within 4 standard errors
+    assert abs(logs.mean()) < 4 * math.sqrt(16 / 12 / 4000)
+    assert abs(logs.var() - 16 / 12) < 4 * math.sqrt(16**2 / 180 / 4000)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([1, 2], r"a list is no space; write \{grid: \[1, 2\]\}"),
+        ({"grid": []}, "one or more values"),
+        ({"grid": 3}, "one or more values"),
+        ({"uniform": [2, 1]}, "a < b"),
+        ({"uniform": [1]}, "two numbers"),
+        ({"uniform": [0, float("inf")]}, "two numbers"),
+        ({"uniform": [0, True]}, "two numbers"),
+        ({"loguniform": [0, 1]}, "positive"),
+        ({"randint": [0, 1.5]}, "whole"),
+        ({"grid": [1], "name": "normal"}, "grid stands beside name"),
+        ({"sweep": [1, 2]}, "sweep is no space"),
+        ({"per": "weight", "default": 1}, "allowed are model, prior"),
+        ({"per": "model", "vae": {"grid": []}}, r"space\.weight\.vae\.grid"),
+        ({"grid": [{"name": "normal", "scale": {"uniform": [1, 0]}}]}, "a < b"),
+    ],
+)
+def test_malformed_spaces_are_refused(value, message):
+    with pytest.raises(ValueError, match=message):
+        space.check("space.weight", value)
+
+
+def test_a_grid_sampler_refuses_what_is_drawn():
+    with pytest.raises(ValueError, match=r"space\.weight\.uniform.*search\.sampler=random"):
+        list(space.expand({"weight": {"uniform": [0, 1]}}))

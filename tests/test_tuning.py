@@ -1,0 +1,227 @@
+"""Studies on a real Ray: run, killed, resumed."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+import analysis
+from gimtune.store import Store
+from gimtune.tuning.packs import packs
+from gimtune.vocabulary import METRICS, Member
+from tests.helpers import CLOCK, member
+
+STUDY = [
+    "study=tradeoff",
+    "models=[vae,wvae]",
+    "space.prior=normal",
+    "space.weight={grid: [0.1, 1]}",
+    "space.latent_dim=4",
+    "network.hidden=[32]",
+    "budget.epochs=6",
+    "budget.evaluate_every=2",
+    "resources.members=2",
+]
+
+
+class Driver:
+    """``python -m gimtune`` in a process group of its own, so that whatever it started ends with the test."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        # one cache for the session: the classifier is trained once
+        environment = {**os.environ, "XDG_CACHE_HOME": str(folder.parent / "cache")}
+        self.output = (folder / "output.txt").open("a+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gimtune", *arguments],
+            cwd=folder,
+            env={**environment, "PYTHONPATH": str(Path(__file__).parents[1])},
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def wait(self) -> int:
+        return self.process.wait(240)
+
+    def said(self) -> str:
+        self.output.seek(0)
+        return self.output.read()
+
+    def end(self) -> None:
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, sign)
+            except ProcessLookupError:
+                break
+            time.sleep(1)
+        self.process.wait(10)
+        self.output.close()
+
+
+@pytest.fixture
+def drive():
+    drivers: list[Driver] = []
+
+    def start(*arguments) -> Driver:
+        drivers.append(Driver(*arguments))
+        return drivers[-1]
+
+    yield start
+    for driver in drivers:
+        driver.end()
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = (folder / "results" / "tradeoff").iterdir()
+    return run
+
+
+def reports_of(folder: Path) -> int:
+    try:
+        with Store(only_run(folder) / "study.db") as store:
+            return len(store.reports())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A study from beginning to end."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    driver = Driver(folder, *STUDY)
+    try:
+        assert driver.wait() == 0, driver.said()
+    finally:
+        driver.end()
+    return folder
+
+
+def table(run: Path) -> pd.DataFrame:
+    return analysis.load(run).trials.drop(columns=list(CLOCK))
+
+
+def test_a_study_ends_with_its_front_and_all_numbers(undisturbed):
+    run = only_run(undisturbed)
+    study = analysis.load(run)
+    assert len(study.trials) == 8
+    assert set(study.trials["status"]) == {"done"}
+    assert len(study.reports) == 8 * 3
+    for key in METRICS:
+        for column in (key, f"test_{key}"):
+            missing = study.trials[study.trials[column].isna()]
+            assert all(column in text for text in missing["reasons"]), column
+    assert set(study.trials["fid_features"].str.split(":").str[0]) == {"classifier"}
+    said = (undisturbed / "output.txt").read_text()
+    assert "Pareto front" in said
+    assert "ray get-auth-token" in said
+    for name in ("config.yaml", "environment.json", "study.db", "trials.parquet", "pareto.csv", "figures/front.png"):
+        assert (run / name).is_file(), name
+    for trial in study.trials["trial"]:
+        assert (run / "samples" / f"{trial}.png").is_file()
+        kept = torch.load(run / "members" / f"{trial}.pt", weights_only=True)
+        assert Member.from_json(kept["member"]).trial == trial
+    # a pack that has ended keeps no checkpoint to go on from
+    assert not list((run / "packs").iterdir())
+
+
+def test_a_finished_run_can_be_resumed_and_nothing_runs(undisturbed, drive):
+    before = table(only_run(undisturbed))
+    driver = drive(undisturbed, f"resume={only_run(undisturbed)}")
+    assert driver.wait() == 0, driver.said()
+    pd.testing.assert_frame_equal(table(only_run(undisturbed)), before)
+
+
+def test_a_killed_driver_goes_on_where_it_was(undisturbed, drive, tmp_path):
+    driver = drive(tmp_path, *STUDY)
+    deadline = time.monotonic() + 200
+    while reports_of(tmp_path) < 8 and time.monotonic() < deadline:
+        assert driver.process.poll() is None, driver.said()
+        time.sleep(0.05)
+    driver.process.kill()
+    driver.end()
+    run = only_run(tmp_path)
+    broken = analysis.load(run)
+    # half-way: it was neither finished nor hardly begun
+    assert 8 <= len(broken.reports) < 24
+    again = drive(tmp_path, f"resume={run}")
+    assert again.wait() == 0, again.said()
+    assert len(analysis.load(run).reports) == 24
+    expected = table(only_run(undisturbed))
+    pd.testing.assert_frame_equal(table(run), expected, check_exact=True)
+    series = [analysis.load(r).reports.drop(columns="seconds") for r in (run, only_run(undisturbed))]
+    pd.testing.assert_frame_equal(*series, check_exact=True)
+
+
+def test_an_interrupt_prints_how_to_go_on(drive, tmp_path):
+    driver = drive(tmp_path, *STUDY, "budget.epochs=2000")
+    deadline = time.monotonic() + 200
+    while reports_of(tmp_path) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    driver.process.send_signal(signal.SIGINT)
+    assert driver.wait() == 130
+    assert f"python -m gimtune resume={only_run(tmp_path).relative_to(tmp_path)}" in driver.said()
+
+
+def test_failed_and_diverged_members_are_rows(drive, tmp_path):
+    arguments = [a for a in STUDY if not a.startswith(("space.weight", "models", "budget"))]
+    driver = drive(
+        tmp_path, *arguments, "models=[vae]", "budget.epochs=2", "budget.evaluate_every=1",
+        "space.weight={grid: [1, 1.0e39]}",
+    )  # fmt: skip
+    assert driver.wait() == 1, driver.said()
+    trials = analysis.load(only_run(tmp_path)).trials.set_index("weight")
+    assert set(trials.loc[1.0, "status"]) == {"done"}
+    lost = trials.loc[1.0e39]
+    assert set(lost["status"]) == {"diverged"}
+    assert lost["error"].str.contains("not finite").all()
+    assert lost["fid"].isna().all()
+    assert lost["reasons"].str.contains('"fid"').all()
+
+
+def test_packs_hold_members_that_can_share_a_program():
+    planned = [
+        member(model, weight=w, seed=s, prior=p)
+        for model in ("vae", "wae_mmd")
+        for p in ({"name": "normal", "scale": 1.0}, {"name": "normal", "scale": 2.0}, {"name": "laplace", "scale": 1.0})
+        for w in (0.1, 1.0)
+        for s in (0, 1)
+    ]
+    made = packs(planned, 3, (1, 8, 8))
+    assert sorted(m.trial for pack in made for m in pack) == sorted(m.trial for m in planned)
+    assert all(len(pack) <= 3 for pack in made)
+    assert all(len({(m.model, m.prior["name"], m.latent_dim) for m in pack}) == 1 for pack in made)
+    assert any(len({m.prior["scale"] for m in pack}) == 2 for pack in made)
+
+
+def test_automatic_packs_are_for_small_networks():
+    small = [member("vae", seed=s) for s in range(20)]
+    large = [member("vae", seed=s, network={"name": "mlp", "hidden": [512, 512]}) for s in range(3)]
+    assert [len(p) for p in packs(small, "auto", (1, 8, 8))] == [8, 8, 4]
+    assert [len(p) for p in packs(large, "auto", (1, 28, 28))] == [1, 1, 1]
+
+
+def test_ray_sees_the_best_of_a_pack():
+    from gimtune.tuning.trainable import result
+
+    rows = [
+        {"trial": "a", "epoch": 2, "status": "done", "fid": 3.0, "probe_accuracy": 0.5},
+        {"trial": "b", "epoch": 2, "status": "diverged", "fid": math.nan, "probe_accuracy": math.nan},
+        {"trial": "c", "epoch": 2, "status": "done", "fid": 4.0, "probe_accuracy": 0.7},
+    ]
+    seen = result(rows)
+    assert (seen["fid"], seen["probe_accuracy"], seen["done"], set(seen["members"])) == (3.0, 0.7, True, set("abc"))
+    assert not result([{**rows[0], "status": "running"}, rows[1]])["done"]
+
+
+def test_study_files_are_yaml_alone():
+    folder = Path(__file__).parents[1] / "studies"
+    assert {p.suffix for p in folder.rglob("*") if p.is_file()} == {".yaml"}
+    assert all(yaml.safe_load(p.read_text()) for p in folder.rglob("*.yaml"))
