@@ -61,9 +61,9 @@ def largest_difference(one, other):
 )
 def test_a_member_alone_equals_itself_in_a_pack_of_eight(small, model, prior):
     members = several(8, model, prior)
-    pack = trained(members, small, 5)
+    pack = trained(members, small, 3)
     for i in (0, 7):
-        alone = trained(members[i : i + 1], small, 5)
+        alone = trained(members[i : i + 1], small, 3)
         difference = largest_difference(alone.one(0), pack.one(i))
         if torch.backends.cpu.get_cpu_capability() == "AVX2":
             assert difference == 0  # as seen there; what a matrix product rounds to is the library's to choose
@@ -84,11 +84,9 @@ def test_metrics_of_other_networks_differ_by_rounding(evaluation, network):
     pack, alone = trained(members, evaluation, 3), trained(members[:1], evaluation, 3)
     assert alone.mapped == (network["name"] == "conv")
     one, other = (p.measure(0, ("validation",)) for p in (alone, pack))
-    # 5e-6 was seen: rounding of 6e-8 after 51 steps of Adam
-    for key in ("likelihood_x", "restriction/posterior_kl", "loss", "mi_q", "mi_lower", "sigma_mean"):
-        assert one[key] == pytest.approx(other[key], rel=1e-4), key
-    # a Frechet distance of 84 features is a difference of traces
-    assert one["fid"] == pytest.approx(other["fid"], rel=1e-3)
+    # rounding of 6e-8, carried through 51 steps of Adam: 8e-7 was seen
+    for key in ("likelihood_x", "restriction/posterior_kl", "loss", "mi_q", "mi_lower", "sigma_mean", "fid"):
+        assert one[key] == pytest.approx(other[key], rel=1e-5), key
 
 
 def test_members_of_a_pack_start_apart_and_stay_apart(small):

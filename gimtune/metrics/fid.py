@@ -141,11 +141,12 @@ def classifier(data: Dataset, folder: Path, device: torch.device) -> LeNet:
     """
     path = folder / _file_name(data)
     with _locked(path):
-        if not path.is_file():
+        state = _read(path)
+        if state is None:
+            state = train_classifier(data)
             stream = io.BytesIO()
-            torch.save(train_classifier(data), stream)
+            torch.save(state, stream)
             _write(path, stream.getvalue())
-    state = torch.load(path, weights_only=True)
     network = LeNet(data.image[0], data.classes)
     network.test_accuracy = float(state.pop("accuracy"))
     network.load_state_dict(state)
@@ -156,8 +157,10 @@ def classifier(data: Dataset, folder: Path, device: torch.device) -> LeNet:
 def provide(data: Dataset, cache: Path, folder: Path) -> None:
     """Put the classifier of ``cache`` into ``folder``; whoever asks there meanwhile waits for it."""
     path = folder / _file_name(data)
+    if folder.resolve() == cache.resolve():
+        return
     with _locked(path):
-        if not path.is_file():
+        if _read(path) is None:
             classifier(data, cache, torch.device("cpu"))
             _write(path, (cache / path.name).read_bytes())
 
@@ -165,6 +168,17 @@ def provide(data: Dataset, cache: Path, folder: Path) -> None:
 def _file_name(data: Dataset) -> str:
     recipe = hashlib.sha256(Path(__file__).read_bytes() + data.digest.encode()).hexdigest()[:12]
     return f"lenet-{data.name}-{recipe}.pt"
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    """The weights of a file, or ``None`` where there is none that can be read: it is then made anew."""
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Tensor] = torch.load(path, weights_only=True)
+    except Exception:  # torch raises a different type for every way a file can be damaged
+        return None
+    return state
 
 
 def _write(path: Path, content: bytes) -> None:

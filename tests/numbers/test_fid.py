@@ -131,6 +131,20 @@ def test_callers_at_the_same_time_train_once(evaluation, digits, classifier_fold
     assert not [p for p in tmp_path.iterdir() if p.suffix not in (".pt", ".lock")]
 
 
+def test_a_damaged_classifier_is_made_anew_and_a_run_folder_gets_the_cached_one(
+    evaluation, digits, classifier_folder, tmp_path, monkeypatch
+):
+    (file,) = classifier_folder.glob("lenet-digits-*.pt")
+    whole = file.read_bytes()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / file.name).write_bytes(whole[: len(whole) // 2])
+    monkeypatch.setattr(fid, "train_classifier", lambda data: torch.load(file, weights_only=True))
+    fid.provide(digits, tmp_path / "cache", tmp_path / "run")
+    fid.provide(digits, tmp_path / "cache", tmp_path / "cache")
+    for folder in ("cache", "run"):
+        assert fid.classifier(digits, tmp_path / folder, CPU).name == evaluation.network.name
+
+
 def test_features_depend_on_the_weights_name(digits, evaluation):
     name = evaluation.network.name
     state = {k: v.clone() for k, v in evaluation.network.state_dict().items()}
