@@ -298,6 +298,8 @@ def _keep(pack: Pack, index: int, folder: Path) -> str:
 def _save_grid(images: Tensor, path: Path) -> None:
     from PIL import Image
 
+    # a frame around each: digits fill their squares, and would run into each other
+    images = torch.nn.functional.pad(images, (1, 1, 1, 1), value=0.3)
     count, colours, height, width = images.shape
     side = math.isqrt(count)
     grid = images[: side * side].reshape(side, side, colours, height, width).permute(0, 3, 1, 4, 2)
