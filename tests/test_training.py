@@ -290,7 +290,7 @@ def test_what_a_run_leaves_behind(small, tmp_path):
         size = 4 * sum(v.numel() for values in pack.one(0)[0].values() for v in values.values())
         assert path.stat().st_size < size + 8000
         with Image.open(tmp_path / "samples" / f"{one.trial}.png") as picture:
-            assert picture.size == (448, 448)
+            assert picture.size == (400, 400)
 
 
 def test_saving_leaves_the_old_file_or_the_new(tmp_path):
