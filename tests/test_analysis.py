@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import io
 import itertools
 import json
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from matplotlib.text import Text
 from rich.console import Console
 
-from analysis import Study, directions, front, fronts_by, load
+from analysis import Study, directions, front, fronts_by, load, pareto
 from analysis.__main__ import main
 from analysis.plots import STYLES, interactive_front, static_front, style
 from analysis.report import export, print_front
@@ -424,3 +425,9 @@ def test_three_objectives_have_a_front_but_no_line(run: Path) -> None:
     found = front(load(run).trials, ["fid", "probe_accuracy", "mi"])
     assert found.hypervolume > 0
     assert not static_front(found).axes[0].lines
+
+
+def test_the_examples_in_docstrings_hold():
+    done = doctest.testmod(pareto)
+    assert done.attempted
+    assert not done.failed

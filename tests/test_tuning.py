@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from helpers import CLOCK, member
 
 import analysis
 from gimtune.store import Store
 from gimtune.tuning.packs import packs
 from gimtune.vocabulary import METRICS, Member
-from tests.helpers import CLOCK, member
 
 STUDY = [
     "study=tradeoff",
