@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,17 +23,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--objectives",
         nargs="+",
         metavar="METRIC[=min|max]",
-        default=[f"{key}={direction}" for key, direction in OBJECTIVES.items()],
-        help="two or more metrics (default: %(default)s)",
+        help="two or more metrics (default: the study's own)",
     )
     parser.add_argument("--data", help="data set, where the study has several")
     parser.add_argument("--features", metavar="FID_FEATURES", help="FID features, where the study has several")
     options = parser.parse_args(arguments)
-    objectives = {key: way for key, _, way in (text.partition("=") for text in options.objectives)}
     chosen = {"data": options.data, "fid_features": options.features}
     only = {column: value for column, value in chosen.items() if value is not None}
     try:
         study = load(options.run)
+        objectives = (
+            {key: way for key, _, way in (text.partition("=") for text in options.objectives)}
+            if options.objectives
+            else json.loads(study.meta.get("objectives") or json.dumps(dict(OBJECTIVES)))
+        )
         paths = export(study, objectives, only=only)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)

@@ -34,7 +34,7 @@ class ConfigError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Budget(_Section):
@@ -44,7 +44,7 @@ class Budget(_Section):
 
 class Training(_Section):
     learning_rate: PositiveFloat = Field(description="of Adam")
-    batch_size: Annotated[int, Field(ge=2)] = Field(description="images per step, at most")
+    batch_size: Annotated[int, Field(ge=4)] = Field(description="images per step, at most")
     sigma_min: Annotated[float, Field(ge=0, le=1)] = Field(description="lower bound of the posterior's deviation")
 
 
@@ -99,6 +99,13 @@ class Resources(_Section):
     @classmethod
     def _number(cls, value: Any) -> Any:
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("cpu", "gpu")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("above 1 Ray takes whole numbers")
+        return value
 
 
 class Ray(_Section):
@@ -157,9 +164,10 @@ def load(arguments: Sequence[str]) -> Config:
         raise ConfigError(
             f"{others[0]}: with resume only ray.* and dry_run may be given; the run's own file says the rest"
         )
-    return reopened(Path(config.resume)).model_copy(
-        update={"resume": config.resume, "dry_run": config.dry_run, "ray": config.ray}
-    )
+    stated = reopened(Path(config.resume))
+    given = {a.split("=")[0].removeprefix("ray.") for a in arguments if a.startswith("ray.")}
+    ray = stated.ray.model_copy(update={key: getattr(config.ray, key) for key in given})
+    return stated.model_copy(update={"resume": config.resume, "dry_run": config.dry_run, "ray": ray})
 
 
 def reopened(run: Path) -> Config:
@@ -193,18 +201,19 @@ def _compose(arguments: list[str]) -> Any:
             raise ConfigError(
                 f"{argument}: cannot be read; write key=value, and quote mappings: 'key={{grid: [1, 2]}}'"
             ) from None
+        if override.is_sweep_override():
+            raise ConfigError(f"{argument}: several values are written as a space: 'KEY={{grid: [a, b]}}'")
         key = override.key_or_group
         # Hydra merges a mapping into the one that stands there; a space is replaced as a whole
         if not override.is_delete() and (key.startswith("space.") or isinstance(override.value(), dict)):
             replaced.append(override)
         else:
             plain.append(argument)
-    own = Path.cwd() / "studies"
-    if own.is_dir() and own.resolve() != STUDIES:
-        plain.append(f"hydra.searchpath=[file://{own}]")
+    own = _own_studies()
+    search = [f"hydra.searchpath=['file://{str(own).replace(chr(39), chr(92) + chr(39))}']"] if own else []
     try:
         with hydra.initialize_config_dir(str(STUDIES), version_base="1.3"):
-            composed = hydra.compose("config", plain)
+            composed = hydra.compose("config", plain + search, return_hydra_config=True)
     except MissingConfigException as error:
         group, _, name = str(error.missing_cfg_file or "").rpartition("/")
         raise ConfigError(f"{group}={name}: allowed are {', '.join(error.options or options(group))}") from None
@@ -216,6 +225,12 @@ def _compose(arguments: list[str]) -> Any:
         raise ConfigError(f"a study file is not YAML: {' '.join(str(error).split())}") from None
     assert isinstance(composed, DictConfig)
     OmegaConf.set_struct(composed, False)
+    study = str(composed.hydra.runtime.choices.study)
+    del composed["hydra"]
+    for key, value in _space_of(study, own).items():
+        if (group := f"{key}=") in {a.partition("=")[0] + "=" for a in plain} and key in _GROUPS:
+            raise ConfigError(f"{group}...: study={study} sets space.{key} itself; write space.{key}=... instead")
+        OmegaConf.update(composed, f"space.{key}", value, merge=False, force_add=True)
     known = set(keys())
     for override in replaced:
         key = override.key_or_group
@@ -226,6 +241,31 @@ def _compose(arguments: list[str]) -> Any:
         return OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
+
+
+def _own_studies() -> Path | None:
+    """The folder ``studies`` where the user stands, if it is another than ours.
+
+    Raises:
+        ConfigError: a file in it has the name of one of ours, which Hydra would take instead.
+    """
+    own = Path.cwd() / "studies"
+    if not own.is_dir() or own.resolve() == STUDIES:
+        return None
+    for path in own.rglob("*.yaml"):
+        ours = STUDIES / path.relative_to(own)
+        if ours.is_file() and ours.read_bytes() != path.read_bytes():
+            raise ConfigError(f"{path}: gimtune ships a file of that name; give yours another")
+    return own
+
+
+def _space_of(study: str, own: Path | None) -> dict[str, Any]:
+    """The ``space`` that a study file states, to replace the defaults' spaces and not to be merged into them."""
+    for folder in (STUDIES, own):
+        if folder and (path := folder / "study" / f"{study}.yaml").is_file():
+            stated = (yaml.safe_load(path.read_text()) or {}).get("space")
+            return stated if isinstance(stated, dict) else {}
+    return {}
 
 
 def _composition(message: str, arguments: Sequence[str]) -> str:
@@ -300,8 +340,16 @@ def _validated(content: Any) -> Config:
     if config.network.name == "mlp" and config.network.channels:
         raise ConfigError(f"network.channels={config.network.channels}: mlp has none; use network=conv")
     weights = config.metrics.inception_weights
-    if weights and "://" not in weights and not Path(weights).is_file():
-        raise ConfigError(f"metrics.inception_weights={weights}: no such file")
+    if weights and "://" not in weights:
+        if not Path(weights).is_file():
+            raise ConfigError(f"metrics.inception_weights={weights}: no such file")
+        # a worker stands elsewhere
+        metrics = config.metrics.model_copy(update={"inception_weights": str(Path(weights).resolve())})
+        config = config.model_copy(update={"metrics": metrics})
+    if "://" in config.storage_path:
+        raise ConfigError(
+            f"storage_path={config.storage_path}: a folder that this machine sees; addresses are not taken"
+        )
     return config
 
 
@@ -326,19 +374,22 @@ def _check_objective(metric: str, direction: str) -> None:
         raise ConfigError(f"objectives.{metric}={direction}: the metric is better at its {own}; allowed is {own}")
 
 
-def check_machine(config: Config, cpus: float, gpus: float) -> None:
-    """Refuse more per trial than there is.
+def check_machine(config: Config, nodes: Sequence[tuple[float, float]]) -> None:
+    """Refuse more per trial than any node has: Ray would wait for ever.
+
+    Args:
+        nodes: CPUs and GPUs of each.
 
     Raises:
         ConfigError: naming the key.
     """
-    for key, wanted, there in (("cpu", config.resources.cpu, cpus), ("gpu", config.resources.gpu, gpus)):
-        if wanted > there:
-            raise ConfigError(f"resources.{key}={wanted:g}: this {_where(config)} has {there:g}")
-
-
-def _where(config: Config) -> str:
-    return "cluster" if config.ray.address else "machine"
+    wanted = config.resources
+    where = "cluster's nodes have" if config.ray.address else "machine has"
+    for key, most in (("cpu", max(c for c, _ in nodes)), ("gpu", max(g for _, g in nodes))):
+        if getattr(wanted, key) > most:
+            raise ConfigError(f"resources.{key}={getattr(wanted, key):g}: this {where} {most:g}")
+    if not any(wanted.cpu <= cpu and wanted.gpu <= gpu for cpu, gpu in nodes):
+        raise ConfigError(f"resources.cpu={wanted.cpu:g} with resources.gpu={wanted.gpu:g}: no node has both")
 
 
 def check_storage(config: Config) -> Path:

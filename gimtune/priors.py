@@ -276,5 +276,7 @@ def make_prior(name: str, **options: Any) -> Prior:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"prior.{key}={value!r}: {name} takes a positive number")
+        if wanted == "int" and not isinstance(value, int):
+            raise ValueError(f"prior.{key}={value!r}: {name} takes a whole number")
         options[key] = float(value) if wanted == "float" else value
     return kind(**options)

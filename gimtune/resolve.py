@@ -6,6 +6,7 @@ Errors name the key as the user wrote it, so they are raised here, before anythi
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -18,9 +19,12 @@ from gimtune import space
 from gimtune.config import NAME, SWEPT, Config, ConfigError
 from gimtune.likelihoods import LIKELIHOODS
 from gimtune.models import MODELS
-from gimtune.priors import make_prior
+from gimtune.priors import PRIORS, make_prior
 from gimtune.restrictions import RESTRICTIONS
 from gimtune.vocabulary import Match, Member, Model, Side, Weighted
+
+#: Draws per member wanted, before a space is taken for exhausted.
+_DRAWS = 50
 
 
 def members(config: Config) -> list[Member]:
@@ -37,6 +41,8 @@ def members(config: Config) -> list[Member]:
         if key not in SWEPT and key not in parameters:
             own = f" and, of these models, {', '.join(sorted(parameters))}" if parameters else ""
             raise ConfigError(f"space.{key}: unknown key; allowed are {', '.join(SWEPT)}{own}")
+    for key, value in config.space.items():
+        _check_conditions(f"space.{key}", value, {*MODELS, *models})
     whole = {"model": {"grid": list(models)}, **config.space}
     random = np.random.default_rng(config.seed)
     found: dict[str, Member] = {}
@@ -44,13 +50,27 @@ def members(config: Config) -> list[Member]:
         if config.search.sampler == "grid":
             assignments: Iterator[space.Assignment] = space.expand(whole)
         else:
-            assignments = (space.draw(whole, random) for _ in range(config.search.trials or 0))
+            # draws that repeat a member do not count; where few are possible, it ends with those
+            wanted = config.search.trials or 0
+            draws = (space.draw(whole, random) for _ in range(_DRAWS * wanted))
+            assignments = itertools.takewhile(lambda _: len(found) < wanted, draws)
         for assignment in assignments:
             member = _member(config, models[assignment["model"]], assignment)
             found.setdefault(member.trial, member)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return list(found.values())
+
+
+def _check_conditions(key: str, value: Any, models: set[str]) -> None:
+    """Refuse a name after ``per`` that is none: its space would never be used."""
+    if not isinstance(value, Mapping) or "per" not in value:
+        return
+    known = models if value["per"] == "model" else set(PRIORS)
+    for name in value:
+        if name not in known | {"per", "default"}:
+            close = difflib.get_close_matches(str(name), known, 2, 0.5)
+            raise ConfigError(f"{key}.{name}: unknown {value['per']}; allowed are {', '.join(close or sorted(known))}")
 
 
 def _name(entry: Any) -> str:
@@ -75,7 +95,7 @@ def _model(entry: Any) -> Model:
     if side != Side.Q:
         raise ConfigError(f"models.{name}.side={side}: allowed is q")
     likelihood = entry.get("likelihood")
-    if likelihood is not None and likelihood not in LIKELIHOODS:
+    if likelihood is not None and likelihood not in list(LIKELIHOODS):
         raise ConfigError(f"models.{name}.likelihood={likelihood}: allowed are {', '.join(LIKELIHOODS)}")
     terms = entry.get("restrictions", [])
     if not isinstance(terms, list):
@@ -102,18 +122,21 @@ def _constant(weight: float) -> Any:
     return lambda **parameters: weight
 
 
-def _number(key: str, value: Any, low: float, *, whole: bool = False, above: bool = False) -> Any:
+def _number(
+    key: str, value: Any, low: float, *, whole: bool = False, above: bool = False, high: float = math.inf
+) -> Any:
     kind = int if whole else (int, float)
     good = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or value < low or (above and value == low):
+    if not good or value < low or (above and value == low) or value > high:
         rule = f"a {'whole ' if whole else ''}number {'>' if above else '>='} {low:g}"
+        rule += f" and <= {high:g}" if high < math.inf else ""
         raise ConfigError(f"space.{key}={value!r}: {rule}")
     return value if whole else float(value)
 
 
 def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
     likelihood = values.get("likelihood") or config.likelihood or model.likelihood or "bernoulli"
-    if likelihood not in LIKELIHOODS:
+    if not isinstance(likelihood, str) or likelihood not in LIKELIHOODS:
         raise ConfigError(f"likelihood={likelihood}: allowed are {', '.join(LIKELIHOODS)}")
     entry = values.get("prior", "normal")
     options = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
@@ -123,7 +146,7 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         prior = make_prior(**options)
     except ValueError as error:
         raise ConfigError(f"space.{error}") from None
-    latent_dim = _number("latent_dim", values.get("latent_dim", 8), 1, whole=True)
+    latent_dim = _number("latent_dim", values.get("latent_dim", 8), 1, whole=True, high=4096)
     prior.parameters(latent_dim)
     for term in model.restrictions:
         if why := RESTRICTIONS[term.match, term.divergence].refuses(prior):
@@ -144,13 +167,13 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         weight=weight,
         prior={"name": prior.name, **asdict(prior)},
         latent_dim=latent_dim,
-        seed=_number("seed", values.get("seed", 0), 0, whole=True),
+        seed=_number("seed", values.get("seed", 0), 0, whole=True, high=2**31 - 1),
         data={"name": config.data.name, "seed": config.data.seed},
         network=network,
         learning_rate=_number(
             "learning_rate", values.get("learning_rate", config.training.learning_rate), 0, above=True
         ),
-        batch_size=_number("batch_size", values.get("batch_size", config.training.batch_size), 2, whole=True),
+        batch_size=_number("batch_size", values.get("batch_size", config.training.batch_size), 4, whole=True),
         epochs=config.budget.epochs,
         evaluate_every=config.budget.evaluate_every,
         sigma_min=_number("sigma_min", values.get("sigma_min", config.training.sigma_min), 0),

@@ -166,6 +166,7 @@ class Pack:
             "format": FORMAT,
             "members": [m.trial for m in self.members],
             "epoch": self.epoch,
+            "precision": str(self.objective.precision).removeprefix("torch."),
             "parameters": tree_map(lambda leaf: leaf.detach(), self.parameters),
             "optimisers": {name: optimiser.moments() for name, optimiser in self.optimisers.items()},
             "seconds": dict(self.seconds),
@@ -175,6 +176,7 @@ class Pack:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a `state`; members that are not in it have ended."""
         self.drop([m for m in self.members if m.trial not in state["members"]])
+        self.objective.precision = getattr(torch, state["precision"])
         if self.members:
             self.parameters = tree_map(lambda leaf: leaf.to(self.device).requires_grad_(), state["parameters"])
             self.optimisers = self._optimisers(tree_map(lambda leaf: leaf.to(self.device), state["optimisers"]))
@@ -218,14 +220,26 @@ def run(
             if not pack.members or pack.epoch % every == 0 or pack.epoch == last:
                 break
         ending = pack.epoch == last
+        failed: list[Member] = []
         for index, member in enumerate(pack.members):
             started = time.perf_counter()
-            metrics = pack.measure(index, ("validation", "test") if ending else ("validation",))
+            status = Status.DONE if ending else Status.RUNNING
+            try:
+                metrics = pack.measure(index, ("validation", "test") if ending else ("validation",))
+            except torch.OutOfMemoryError:
+                raise
+            except (ArithmeticError, RuntimeError, ValueError) as error:
+                # this member's numbers, not the machine: the others of its pack go on
+                status = Status.FAILED
+                metrics = evaluation.failed(member, ("validation", "test"), f"{type(error).__name__}: {error}")
+                failed.append(member)
             pack.seconds[member.trial] += time.perf_counter() - started
-            row = _row(pack, member, metrics, Status.DONE if ending else Status.RUNNING)
-            if ending and folder:
+            row = _row(pack, member, metrics, status)
+            if status is Status.DONE and folder:
                 row["checkpoint"] = _keep(pack, index, folder)
             rows.append(row)
+        if failed:
+            pack.drop(failed)
         if checkpoints:
             save({**pack.state(), "rows": rows}, checkpoints / f"epoch-{pack.epoch:06d}.pt")
             for old in sorted(checkpoints.glob("epoch-*.pt"))[:-_KEPT]:
@@ -255,7 +269,7 @@ def save(state: dict[str, Any], path: Path) -> None:
 def _newest(checkpoints: Path, note: Callable[[str], None]) -> dict[str, Any] | None:
     for path in sorted(checkpoints.glob("epoch-*.pt"), reverse=True):
         try:
-            state: dict[str, Any] = torch.load(path, weights_only=True)
+            state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # torch raises a different type for every way a file can be cut
             note(f"{path}: cannot be read ({type(error).__name__}); going on from the one before")
             continue
@@ -268,7 +282,7 @@ def _newest(checkpoints: Path, note: Callable[[str], None]) -> dict[str, Any] | 
 def _row(pack: Pack, member: Member, metrics: dict[str, Any], status: Status) -> dict[str, Any]:
     images = len(pack.evaluation.images["train"]) * pack.epoch
     trained = pack.trained[member.trial]
-    error = next(iter(metrics["reasons"].values())) if status is Status.DIVERGED else None
+    error = next(iter(metrics["reasons"].values())) if status in (Status.DIVERGED, Status.FAILED) else None
     return summarise(
         {
             "trial": member.trial,

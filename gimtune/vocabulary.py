@@ -135,7 +135,7 @@ class Member:
         weight: the multiplier that the study swept; already in ``restrictions``.
         prior: its name and options.
         network: its name and options.
-        data: name, digest of content and split.
+        data: name, and seed of the split.
         metrics: settings of the measurements.
         shuffle_seed: of the order of minibatches, shared by the study's members.
     """

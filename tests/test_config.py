@@ -52,6 +52,16 @@ BAD = [
     (["resume=x", "budget.epochs=3"], "budget.epochs=3", "with resume"),
     (["storage_path=/proc/nowhere"], "storage_path=/proc/nowhere", ""),
     (["space.weight"], "space.weight", "key=value"),
+    (["space.weight=0.1,1"], "space.weight=0.1,1", "{grid: [a, b]}"),
+    (["space.prior={name: mixture, components: 10.5}", "model=vae"], "space.prior.components=10.5", "whole number"),
+    (["space.likelihood={grid: [[bernoulli]]}"], "likelihood=['bernoulli']", "gaussian"),
+    (["space.latent_dim=1000000000"], "space.latent_dim=1000000000", "<= 4096"),
+    (["space.seed=99999999999999999999"], "space.seed=", "<="),
+    (["space.weight={per: model, vea: 3, default: 1}"], "space.weight.vea", "vae"),
+    (["training.learning_rate=inf"], "training.learning_rate=inf", "finite"),
+    (["training.batch_size=2"], "training.batch_size=2", "greater than or equal to 4"),
+    (["resources.gpu=1.5"], "resources.gpu=1.5", "whole numbers"),
+    (["storage_path=s3://bucket/x"], "storage_path=s3://bucket/x", "folder"),
 ]  # fmt: skip
 
 
@@ -148,6 +158,56 @@ def test_a_study_of_the_users_own_is_found_in_the_working_folder(tmp_path, monke
     config = load(["study=mine", "space.weight=2", "prior=normal"])
     (member,) = members(config)
     assert member.restrictions == (("posterior", "kl", 2.0), ("latent", "mmd", 2.0))
+
+
+def own_study(folder, name, text):
+    (folder / "studies" / "study").mkdir(parents=True, exist_ok=True)
+    (folder / "studies" / "study" / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
+
+
+def test_a_study_files_spaces_replace_the_defaults(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own_study(
+        tmp_path,
+        "mine",
+        "models: [beta_vae, wvae]\nspace:\n  weight: {per: model, default: {grid: [0.5, 2]}}\n"
+        "  prior: {grid: [normal, laplace]}\n",
+    )
+    found = members(load(["study=mine"]))
+    assert {m.weight for m in found} == {0.5, 2.0}
+    assert {m.prior["name"] for m in found} == {"normal", "laplace"}
+    assert {m.weight for m in members(load(["study=mine", "space.weight=3"]))} == {3.0}
+    with pytest.raises(ConfigError, match=r"study=mine sets space\.prior itself"):
+        load(["study=mine", "prior=laplace"])
+
+
+def test_a_study_file_of_a_shipped_name_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own_study(tmp_path, "tradeoff", "space: {seed: {grid: [5, 6]}}\n")
+    with pytest.raises(ConfigError, match="give yours another"):
+        load(["study=tradeoff"])
+
+
+def test_a_folder_with_an_odd_name_does_no_harm(tmp_path, monkeypatch):
+    folder = tmp_path / "it's (odd)"
+    own_study(folder, "mine", "models: [ae]\n")
+    monkeypatch.chdir(folder)
+    assert {m.model for m in members(load(["study=mine"]))} == {"ae"}
+
+
+def test_a_random_search_draws_as_many_members_as_it_says():
+    assert len(members(load(["study=search", "search.trials=30"]))) == 30
+    # and ends where there are no more
+    assert len(members(load(["study=search", "models=[ae]", "search.trials=30"]))) == 1
+
+
+def test_resuming_keeps_the_runs_own_cluster(tmp_path):
+    config = load(["ray.address=10.0.0.1:6379", "ray.dashboard=false"])
+    (tmp_path / "config.yaml").write_text(configuration.dump(config))
+    (tmp_path / "study.db").touch()
+    assert load([f"resume={tmp_path}"]).ray == config.ray
+    again = load([f"resume={tmp_path}", "ray.address=10.0.0.2:6379"]).ray
+    assert (again.address, again.dashboard) == ("10.0.0.2:6379", False)
 
 
 def test_a_configuration_survives_its_file(tmp_path):

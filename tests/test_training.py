@@ -15,6 +15,7 @@ from PIL import Image
 from torch.func import functional_call, vmap
 
 from gimtune.adam import Adam
+from gimtune.evaluation import Evaluation
 from gimtune.models import MODELS
 from gimtune.networks import initial
 from gimtune.objective import batches, slice_noise
@@ -400,3 +401,23 @@ def test_adversarial_members_are_measured(adversarial):
         assert row["reasons"] == {}
         assert row["restriction/latent_js"] < math.log(2)
         assert row["estimators"] == {"latent_js": "critic, a lower bound; non-saturating gradient"}
+
+
+def test_a_member_that_cannot_be_measured_leaves_the_others_alone(small, tmp_path, monkeypatch):
+    members = several(3, "vae", "normal")
+    expected = list(run(members, small))[-1]
+    measure = Evaluation.measure
+
+    def broken(self, objective, parameters, constants, member, splits):
+        if member == members[1]:
+            raise RuntimeError("eigenvalues did not converge")
+        return measure(self, objective, parameters, constants, member, splits)
+
+    monkeypatch.setattr(Evaluation, "measure", broken)
+    rows = list(run(members, small, tmp_path))
+    (lost,) = [row for evaluation in rows for row in evaluation if row["trial"] == members[1].trial]
+    assert (lost["status"], lost["error"]) == ("failed", "RuntimeError: eigenvalues did not converge")
+    assert math.isnan(lost["fid"])
+    assert [row["status"] for row in rows[-1]] == ["done", "done"]
+    for row, whole in zip(rows[-1], (expected[0], expected[2]), strict=True):
+        assert numbers(row) == numbers(whole)

@@ -221,6 +221,36 @@ def test_ray_sees_the_best_of_a_pack():
     assert not result([{**rows[0], "status": "running"}, rows[1]])["done"]
 
 
+def test_a_run_folder_has_one_driver(tmp_path):
+    from gimtune.config import ConfigError
+    from gimtune.tuning.study import _only_driver
+
+    with _only_driver(tmp_path), pytest.raises(ConfigError, match="another driver"), _only_driver(tmp_path):
+        pass
+    with _only_driver(tmp_path):
+        pass
+
+
+def test_a_damaged_store_is_refused_on_resume(tmp_path, capsys):
+    from gimtune import config as configuration
+    from gimtune.__main__ import main
+
+    (tmp_path / "config.yaml").write_text(configuration.dump(configuration.load([])))
+    (tmp_path / "study.db").write_text("no database" * 100)
+    assert main([f"resume={tmp_path}"]) == 2
+    assert "not a results store" in capsys.readouterr().err
+
+
+def test_weights_that_are_none_are_refused_before_ray(tmp_path, capsys, monkeypatch):
+    from gimtune.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    Path("weights.pth").write_text("no weights")
+    assert main(["metrics.fid_features=inception", "metrics.inception_weights=weights.pth"]) == 2
+    assert "metrics.inception_weights=" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("study.db"))
+
+
 def test_study_files_are_yaml_alone():
     folder = Path(__file__).parents[1] / "studies"
     assert {p.suffix for p in folder.rglob("*") if p.is_file()} == {".yaml"}

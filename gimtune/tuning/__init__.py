@@ -16,7 +16,7 @@ _SWITCHES = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # a worker sees no GPU where it asked for none; this is the behaviour to come, and silences the warning about it
+    # said outright, so that Ray does not warn: a worker that asked for no GPU may see one, and does not use it
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 for _name, _value in _SWITCHES.items():

@@ -6,6 +6,7 @@ nothing; a pack that finds its checkpoint goes on from it.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -61,7 +62,8 @@ def launch(config: Config, console: Console) -> int:
     run = Path(config.resume).resolve() if config.resume else None
     planned = _planned(run) if run else members(config)
     if not config.ray.address:
-        check_machine(config, os.cpu_count() or 1, _gpus(config))
+        check_machine(config, [(os.cpu_count() or 1, _gpus(config))])
+    _check_features(config)
     data = _data(config)
     made = packs(planned, config.resources.members, data.image, "cuda" if config.resources.gpu else "cpu")
     if config.dry_run:
@@ -70,17 +72,15 @@ def launch(config: Config, console: Console) -> int:
     if run is None:
         run = _new_run(config)
         with Store(run / "study.db", create=True) as store:
-            store.annotate(name=config.name, created=datetime.now(UTC).isoformat(timespec="seconds"))
+            created = datetime.now(UTC).isoformat(timespec="seconds")
+            store.annotate(name=config.name, created=created, objectives=json.dumps(dict(config.objectives)))
             store.plan(_identity(config, member) for member in planned)
-    # training the classifier needs no Ray: it runs while Ray starts, and the workers wait for its file
-    background = threading.Thread(target=_prepare, args=(config, data, run), daemon=True)
-    background.start()
-    with Store(run / "study.db", create=True) as store:
-        _run(config, made, data, run, store, console)
-        if config.metrics.fid_features == "classifier":
-            background.join()
-            network = fid.classifier(data, run / "features", torch.device("cpu"))
-            store.annotate(fid_features=network.name, classifier_test_accuracy=f"{network.test_accuracy:.4f}")
+    try:
+        with _only_driver(run):
+            _run_and_annotate(config, made, data, run, console)
+    except KeyboardInterrupt:
+        pass
+    with Store(run / "study.db") as store:
         open_members = sum(status not in ENDED for status in store.statuses().values())
     if open_members:
         console.print(f"Interrupted with {open_members} members to go. Go on with:")
@@ -89,13 +89,36 @@ def launch(config: Config, console: Console) -> int:
     return _finish(config, run, console)
 
 
+@contextmanager
+def _only_driver(run: Path) -> Iterator[None]:
+    """Refuse a second driver on a run folder; the kernel lets go of the lock when the first one dies."""
+    with (run / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"resume={run}: another driver is at work on this run folder") from None
+        yield
+
+
+def _run_and_annotate(config: Config, made: list[Pack], data: Dataset, run: Path, console: Console) -> None:
+    # training the classifier needs no Ray: it runs while Ray starts, and the workers wait for its file
+    background = threading.Thread(target=_prepare, args=(config, data, run), daemon=True)
+    background.start()
+    with Store(run / "study.db", create=True) as store, _terminable():
+        _run(config, made, data, run, store, console)
+        if config.metrics.fid_features == "classifier":
+            background.join()
+            network = fid.classifier(data, run / "features", torch.device("cpu"))
+            store.annotate(fid_features=network.name, classifier_test_accuracy=f"{network.test_accuracy:.4f}")
+
+
 def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Store, console: Console) -> None:
     """Ray Tune over the packs that have not ended."""
     statuses = store.statuses()
     todo = [pack for pack in made if any(statuses[m.trial] not in ENDED for m in pack)]
     if not todo:
         return
-    from ray import cluster_resources, tune
+    from ray import nodes, tune
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
     from gimtune.tuning.cluster import connected
@@ -104,14 +127,14 @@ def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Stor
 
     size = sum(array.nbytes for array in data.images.values())
     with connected(config, size) as where:
-        if config.ray.address:
-            there: dict[str, float] = cluster_resources()  # type: ignore[no-untyped-call]
-            check_machine(config, there.get("CPU", 0), there.get("GPU", 0))
+        # what Ray counts, which in a container is less than the machine has
+        there = [n["Resources"] for n in nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
+        check_machine(config, [(n.get("CPU", 0), n.get("GPU", 0)) for n in there])
         console.print(f"{sum(map(len, made))} members in {len(made)} trials, run folder {_relative(run)}", **_PLAIN)
         console.print(where, **_PLAIN)
         trainable = tune.with_parameters(GimTrial, data=data)
         trainable.__qualname__ = GimTrial.__qualname__  # what the dashboard and `ps` show
-        with Recorder(store, config.budget.epochs, dict(config.objectives), console) as recorder, _terminable():
+        with Recorder(store, config.budget.epochs, dict(config.objectives), console) as recorder:
             Tuner(
                 trainable,
                 param_space={"pack": tune.grid_search([_trial_config(config, pack, run) for pack in todo])},
@@ -171,12 +194,17 @@ def _finish(config: Config, run: Path, console: Console) -> int:
         print_front(study, console, config.objectives, paths=paths)
     except ValueError as error:
         console.print(f"no front: {error}", **_PLAIN)
+        for row in failed.to_dict("records"):
+            console.print(f"{row['status']} {row['trial']} {row['model']}: {row['error']}", **_PLAIN)
     return 1 if len(failed) else 0
 
 
 def _planned(run: Path) -> list[Member]:
-    with Store(run / "study.db") as store:
-        return [Member.from_json(text) for text in store.trials()["config"]]
+    try:
+        with Store(run / "study.db") as store:
+            return [Member.from_json(text) for text in store.trials()["config"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"resume={run}: {str(error).splitlines()[0]}") from None
 
 
 def _data(config: Config) -> Dataset:
@@ -184,6 +212,17 @@ def _data(config: Config) -> Dataset:
         return datasets.load(config.data.name, config.data.root, config.data.seed, config.data.download)
     except (FileNotFoundError, ValueError, OSError) as error:
         raise ConfigError(str(error)) from None
+
+
+def _check_features(config: Config) -> None:
+    """Load the Inception weights once before Ray starts: they may be absent, damaged, or another network's."""
+    if config.metrics.fid_features != "inception":
+        return
+    try:
+        fid.Inception(config.metrics.inception_weights, torch.device("cpu"))
+    except Exception as error:  # torch and the network raise a different type for every way a file can be wrong
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"metrics.inception_weights={config.metrics.inception_weights}: {reason}") from None
 
 
 def _prepare(config: Config, data: Dataset, run: Path) -> None:
@@ -211,9 +250,6 @@ def _new_run(config: Config) -> Path:
 
 
 def _environment() -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv[1:],
@@ -223,8 +259,24 @@ def _environment() -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "git_commit": commit.stdout.strip() or None,
+        "git_commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that this package is run from, ``-dirty`` with changes; ``None`` if it is not in one."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return None
+        return git("describe", "--always", "--dirty", "--abbrev=40")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _version(package: str) -> str | None:

@@ -21,11 +21,10 @@ from gimtune.vocabulary import ENDED, METRICS, Direction, Member, Status
 _evaluations: dict[tuple[str, str], Evaluation] = {}
 
 
-def _evaluation(data: Dataset, folder: Path, settings: dict[str, Any]) -> Evaluation:
+def _evaluation(data: Dataset, folder: Path, settings: dict[str, Any], device: torch.device) -> Evaluation:
     """The worker's own, made at its first trial and kept over all others."""
     cached = (data.digest, json.dumps(settings, sort_keys=True))
     if cached not in _evaluations:
-        device = default_device()
         network: fid.Features
         if settings["fid_features"] == "inception":
             network = fid.Inception(settings["inception_weights"], device)
@@ -48,7 +47,8 @@ class GimTrial(tune.Trainable):
 
     def _start(self, config: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, int(config["cpu"])))
-        if 0 < config["gpu"] < 1 and torch.cuda.is_available():
+        self._device = default_device() if config["gpu"] else torch.device("cpu")
+        if 0 < config["gpu"] < 1 and self._device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(config["gpu"])
         self._members = [Member.from_json(text) for text in config["members"]]
         self._folder = Path(config["folder"])
@@ -58,9 +58,11 @@ class GimTrial(tune.Trainable):
         try:
             # made here and not in setup: an error in it is then this pack's alone, with its text in its rows
             if self._rows is None:
-                evaluation = _evaluation(self._data, self._folder, dict(self._members[0].metrics))
+                evaluation = _evaluation(self._data, self._folder, dict(self._members[0].metrics), self._device)
                 self._rows = run(self._members, evaluation, self._folder, note=self._note)
             rows: Rows = next(self._rows)
+        except (OSError, MemoryError, torch.OutOfMemoryError):
+            raise  # the machine's doing: Ray starts the pack again, from its checkpoint
         except Exception as error:  # whatever it is, it becomes a row of the store, and the study goes on
             self._note(traceback.format_exc())
             text = f"{type(error).__name__}: {error}".splitlines()[0]
