@@ -151,11 +151,12 @@ def score(pack: Pack, parameters: Parameters) -> tuple[float, float]:
     """-likelihood_x and KL on the test images, nats, in float32, with the same noise for everyone."""
     objective = Objective(pack.members[0], pack.evaluation.data.image, torch.float32)
     count = len(pack.evaluation.images["test"])
+    constants = objective.constants(pack.members[0], CPU)
     noise = objective.noise(("benchmark",), count, 1, CPU)["posterior"]
     total = torch.zeros(2, dtype=torch.float64)
     for part in batches(count, 1000):
         x = pack.evaluation.scaled("test", part)
-        terms = objective.terms(parameters, pack.one(0)[1], x, {"posterior": noise[part]})
+        terms = objective.terms(parameters, constants, x, {"posterior": noise[part]})
         total += len(x) / count * torch.stack([-terms.likelihood, terms.divergences[0]])
     return total[0].item(), total[1].item()
 
@@ -210,7 +211,7 @@ def main() -> None:
             data, arguments.epochs, arguments.seed, folder, turns, times["pythae float32"]
         )
         train()
-    found[mine] = pack.one(0)[0]
+    found[mine] = pack.one(0)
 
     print(
         f"\nOne epoch of the MNIST VAE (784-512-512, latent size {LATENT}), {len(data.images['train'])} images, "

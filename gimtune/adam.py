@@ -38,9 +38,9 @@ class Adam:
 
     @torch.no_grad()
     def step(self, loss: Tensor, learning_rate: float | None = None) -> None:
-        """One step down the gradient of a scalar."""
+        """One step down the gradient of a scalar; what it does not depend on stays where it is."""
         with torch.enable_grad():
-            gradients = torch.autograd.grad(loss, list(self.parameters))
+            gradients = torch.autograd.grad(loss, list(self.parameters), materialize_grads=True)
         # vmap returns transposed gradients, and the fused kernel walks both by storage order
         gradients = tuple(gradient.contiguous() for gradient in gradients)
         adam(

@@ -44,6 +44,7 @@ class Budget(_Section):
 
 class Training(_Section):
     learning_rate: PositiveFloat = Field(description="of Adam")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="of Adam; 0.5 as the papers with critics have it")
     batch_size: Annotated[int, Field(ge=4)] = Field(description="images per step, at most")
     sigma_min: Annotated[float, Field(ge=0, le=1)] = Field(description="lower bound of the posterior's deviation")
 
@@ -57,8 +58,13 @@ class Data(_Section):
     evaluate_every: PositiveInt = Field(description="default of budget.evaluate_every")
     batch_size: PositiveInt = Field(description="default of training.batch_size")
     hidden: list[PositiveInt] = Field(description="default of network.hidden")
+    critic_hidden: list[PositiveInt] = Field(min_length=1, description="default of critic.hidden")
+    pair: Literal["digits", "mnist", "fashion_mnist"] | None = Field(
+        description="second domain of a domain prior; null: the images turned and inverted"
+    )
     weights: Any = Field(description="default of space.weight: from no effect to collapse on this data")
     weight_ranges: Any = Field(description="the same, as ranges to search")
+    restriction_weights: Any = Field(description="the same for single restrictions (space.restriction)")
 
 
 class Network(_Section):
@@ -72,6 +78,19 @@ class Network(_Section):
         if value is not None and not value:
             raise ValueError("one channel or more")
         return value
+
+
+class Critic(_Section):
+    """Settings of every critic; null leaves each restriction its own (`gimtune.critics.Critic`)."""
+
+    hidden: list[PositiveInt] = Field(min_length=1, description="widths of its fully connected layers")
+    learning_rate: PositiveFloat | None = Field(description="multiple of the model's")
+    beta1: Annotated[float, Field(ge=0, lt=1)] | None = Field(description="of its Adam")
+    steps: PositiveInt | None = Field(description="of the critic for one of the model")
+    gradient_penalty: Annotated[float, Field(ge=0)] | None = Field(description="factor; 0 for none")
+    spectral_norm: bool | None = Field(description="divide its matrices by their largest singular values")
+    instance_noise: Annotated[float, Field(ge=0)] | None = Field(description="deviation of noise on its inputs")
+    log_prior: bool | None = Field(description="its logit holds -log p(z) outright")
 
 
 class Metrics(_Section):
@@ -121,11 +140,15 @@ class Config(_Section):
     seed: Annotated[int, Field(ge=0)] = Field(description="of the random search and of the order of minibatches")
     models: list[Any] = Field(min_length=1, description="names, or mappings {name, side, restrictions, ...}")
     likelihood: str | None = Field(description="of p(x|z) for all models; null: each model's own, else bernoulli")
+    encoder: Literal["gaussian", "deterministic", "implicit"] | None = Field(
+        description="kind of q(z|x) for all models; null: each model's own"
+    )
     space: dict[str, Any] = Field(description="what is swept: weight, prior, latent_dim, seed and further keys")
     budget: Budget
     training: Training
     data: Data
     network: Network
+    critic: Critic
     metrics: Metrics
     search: Search
     scheduler: Scheduler
@@ -144,6 +167,8 @@ SWEPT: Mapping[str, str] = {
     "latent_dim": "dimensions of the code, whole, >= 1",
     "seed": "of a member's weights and noise, whole, >= 0",
     "likelihood": "of p(x|z)",
+    "encoder": "kind of q(z|x)",
+    "restriction": "match/divergence, for models that have none of their own",
     "learning_rate": "in place of training.learning_rate",
     "batch_size": "in place of training.batch_size",
     "sigma_min": "in place of training.sigma_min",
@@ -311,7 +336,7 @@ def help_text() -> str:
             lines.append(f"  {name:28} {field.description}")
     lines += [f"  {f'space.{key}':28} a value or a space: {meaning}" for key, meaning in SWEPT.items()]
     lines += ["", "spaces: {grid: [..]} {choice: [..]} {uniform: [a, b]} {loguniform: [a, b]} {randint: [a, b]}"]
-    lines += ["        {per: model, vae: SPACE, default: SPACE}"]
+    lines += ["        {per: model, vae: SPACE, default: SPACE}   (or per: prior, per: restriction)"]
     return "\n".join(lines)
 
 

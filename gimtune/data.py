@@ -7,7 +7,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,7 @@ class Dataset:
         images: uint8, (n, c, h, w) each; ``scale`` is their white.
         labels: int64, (n,) each.
         digest: of the content and of the split.
+        other: images of another data set that stand for the second domain; see `second`.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Dataset:
     labels: Mapping[str, NDArray[np.int64]]
     scale: float
     digest: str
+    other: Mapping[str, NDArray[np.uint8]] | None = None
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -66,19 +68,37 @@ class Dataset:
         """Number of labels."""
         return int(self.labels["train"].max()) + 1
 
+    @property
+    def first_half(self) -> int:
+        """How many training images, from the first on, stand for the first of two domains."""
+        return len(self.images["train"]) // 2
+
+    def second(self, split: str) -> NDArray[np.uint8]:
+        """Images of the second domain, uint8 (n, c, h, w): turned by a right angle and inverted, or another data set's.
+
+        In training they come from the half that is not in the first domain, so that no pair exists; in the other splits
+        from all images.
+        """
+        start = self.first_half if split == "train" else 0
+        if self.other is not None:
+            return self.other[split][start:]
+        turned = np.rot90(self.images[split][start:], axes=(2, 3))
+        return np.ascontiguousarray(np.uint8(self.scale) - turned)
+
 
 def cache() -> Path:
     """Where downloads and trained classifiers are kept: ``$XDG_CACHE_HOME/gimtune``, or ``~/.cache/gimtune``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gimtune"
 
 
-def load(name: str, root: str | None = None, seed: int = 0, download: bool = True) -> Dataset:
+def load(name: str, root: str | None = None, seed: int = 0, download: bool = True, pair: str | None = None) -> Dataset:
     """A data set in its splits: 60/20/20 % (digits), or 50,000/10,000 of the training file and the test file.
 
     Args:
         root: a folder with IDX files, packed or not; then ``$GIMTUNE_DATA``, the cache, Debian's folder and, where
             ``download`` allows it, torchvision's addresses are tried.
         seed: of the splits.
+        pair: data set of the second domain; by default this one's images, turned and inverted.
 
     Raises:
         ValueError: no such data set, or files whose content is another.
@@ -86,6 +106,12 @@ def load(name: str, root: str | None = None, seed: int = 0, download: bool = Tru
     """
     if name not in DATASETS:
         raise ValueError(f"data.name={name!r}: allowed are {', '.join(DATASETS)}")
+    if pair is not None and pair != name:
+        other = load(pair, root, seed, download)
+        dataset = load(name, root, seed, download)
+        if other.image != dataset.image:
+            raise ValueError(f"data.pair={pair}: its images are {other.image}, those of {name} {dataset.image}")
+        return replace(dataset, other=other.images, digest=f"{dataset.digest}-{other.digest}")
     if name == "digits":
         from sklearn.datasets import load_digits
 

@@ -14,9 +14,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 
 class Likelihood(ABC):
-    """p(x|z) given the decoder's output."""
+    """p(x|z) given the decoder's output.
+
+    Attributes:
+        of_critic: it compares features of a critic and not pixels.
+    """
 
     name: ClassVar[str]
+    of_critic: ClassVar[bool] = False
 
     @abstractmethod
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
@@ -91,6 +96,37 @@ class Gaussian(Likelihood):
         return self.link(output)
 
 
+@dataclass(frozen=True)
+class Laplace(Likelihood):
+    """Laplace(sigmoid(output), 1): summed absolute error plus a constant. Source: Zhu et al. 2017, eq. 2 (L1 cycle)."""
+
+    name: ClassVar[str] = "laplace"
+
+    def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
+        return -((x - output.sigmoid()).abs() + math.log(2)).flatten(1).sum(1)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return output.sigmoid()
+
+
+@dataclass(frozen=True)
+class Features(Likelihood):
+    """N(f(mean), I) of a critic's last hidden layer f, in place of pixels: `log_prob` takes f(x) and f(mean).
+
+    Source: Larsen et al. 2016, eq. 8.
+    """
+
+    name: ClassVar[str] = "features"
+    of_critic: ClassVar[bool] = True
+
+    def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
+        return -0.5 * ((x - output).square() + math.log(2 * math.pi)).flatten(1).sum(1)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return output.sigmoid()
+
+
 LIKELIHOODS: Mapping[str, Likelihood] = {
-    likelihood.name: likelihood for likelihood in (Bernoulli(), ContinuousBernoulliLikelihood(), Gaussian())
+    likelihood.name: likelihood
+    for likelihood in (Bernoulli(), ContinuousBernoulliLikelihood(), Gaussian(), Laplace(), Features())
 }

@@ -10,9 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+_SLOPE = 0.2
+
 
 class Networks(NamedTuple):
-    """An encoder (n, *image) -> (n, 2d), means and log-variances, and a decoder (n, d) -> (n, *image). On ``meta``."""
+    """An encoder (n, *image) -> (n, outputs), and a decoder (n, d) -> (n, *image). On ``meta``."""
 
     encoder: nn.Module
     decoder: nn.Module
@@ -25,16 +27,18 @@ def _stack(sizes: Sequence[int]) -> list[nn.Module]:
     return layers[:-1]
 
 
-def mlp(image: tuple[int, int, int], latent_dim: int, hidden: Sequence[int]) -> Networks:
-    """Fully connected: image - hidden - 2d, and the mirror; no hidden layer gives linear maps."""
+def mlp(image: tuple[int, int, int], latent_dim: int, outputs: int, hidden: Sequence[int]) -> Networks:
+    """Fully connected: image - hidden - outputs, and codes - hidden - image; no hidden layer gives linear maps."""
     pixels = math.prod(image)
     with torch.device("meta"):
-        encoder = nn.Sequential(nn.Flatten(), *_stack([pixels, *hidden, 2 * latent_dim]))
+        encoder = nn.Sequential(nn.Flatten(), *_stack([pixels, *hidden, outputs]))
         decoder = nn.Sequential(*_stack([latent_dim, *reversed(hidden), pixels]), nn.Unflatten(1, image))
     return Networks(encoder, decoder)
 
 
-def conv(image: tuple[int, int, int], latent_dim: int, channels: Sequence[int], hidden: Sequence[int]) -> Networks:
+def conv(
+    image: tuple[int, int, int], latent_dim: int, outputs: int, channels: Sequence[int], hidden: Sequence[int]
+) -> Networks:
     """Strided 4x4 convolutions, then fully connected layers, and the mirror.
 
     Raises:
@@ -55,12 +59,69 @@ def conv(image: tuple[int, int, int], latent_dim: int, channels: Sequence[int], 
         for before, after in zip(reversed(channels), [*reversed(channels[:-1]), colours], strict=True):
             up += [nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1)]
         flat = math.prod(small)
-        encoder = nn.Sequential(*down, nn.Flatten(), *_stack([flat, *hidden, 2 * latent_dim]))
+        encoder = nn.Sequential(*down, nn.Flatten(), *_stack([flat, *hidden, outputs]))
         decoder = nn.Sequential(*_stack([latent_dim, *reversed(hidden), flat]), nn.Unflatten(1, small), *up)
     return Networks(encoder, decoder)
 
 
 NETWORKS: Mapping[str, Callable[..., Networks]] = {"mlp": mlp, "conv": conv}
+
+
+class CriticNetwork(nn.Module):
+    """From an image, a code or both, flattened and side by side (n, pixels + codes), to one logit (n,).
+
+    Images go through the strided convolutions first, where there are channels; codes join before the dense layers. No
+    batch statistics (Keras-GAN issue 35: with them a critic of codes does not learn). On ``meta``.
+    """
+
+    def __init__(
+        self, image: tuple[int, int, int] | None, codes: int, hidden: Sequence[int], channels: Sequence[int] = ()
+    ) -> None:
+        super().__init__()
+        self.pixels, width = 0, codes
+        convolutions: list[nn.Module] = []
+        with torch.device("meta"):
+            if image:
+                self.pixels = math.prod(image)
+                width += self.pixels
+                if channels:
+                    convolutions.append(nn.Unflatten(1, image))
+                    for before, after in zip([image[0], *channels], channels, strict=False):
+                        convolutions += [nn.Conv2d(before, after, 4, 2, 1), nn.LeakyReLU(_SLOPE)]
+                    convolutions.append(nn.Flatten())
+                    width = codes + channels[-1] * self.pixels // image[0] // 4 ** len(channels)
+            self.convolutions = nn.Sequential(*convolutions)
+            dense: list[nn.Module] = []
+            for before, after in pairwise([width, *hidden]):
+                dense += [nn.Linear(before, after), nn.LeakyReLU(_SLOPE)]
+            self.dense = nn.Sequential(*dense)
+            self.head = nn.Linear(hidden[-1], 1)
+
+    def forward(self, inputs: Tensor, features: bool = False) -> Tensor:
+        """Logits, or the last hidden layer's values (n, hidden[-1])."""
+        image, codes = inputs[:, : self.pixels], inputs[:, self.pixels :]
+        values: Tensor = self.dense(torch.cat([self.convolutions(image), codes], -1))
+        return values if features else self.head(values).squeeze(-1)
+
+
+def normalised(parameters: Mapping[str, Tensor], iterations: int = 10) -> dict[str, Tensor]:
+    """Spectral normalisation: every matrix divided by its largest singular value, by power iteration.
+
+    It starts from the same vector each time and keeps no state, so that it can be mapped; ten iterations find the value
+    to a few per cent (it is approached from below). Source: Miyato et al. 2018, alg. 1.
+    """
+    return {name: value / _norm(value, iterations) if value.ndim > 1 else value for name, value in parameters.items()}
+
+
+def _norm(weight: Tensor, iterations: int) -> Tensor:
+    matrix = weight.flatten(1)
+    with torch.no_grad():
+        # not constant: such a vector may be orthogonal to the leading one
+        right = torch.arange(1, matrix.shape[1] + 1, device=weight.device, dtype=weight.dtype).sin()
+        for _ in range(iterations):
+            left = torch.nn.functional.normalize(matrix @ right, dim=0)
+            right = torch.nn.functional.normalize(matrix.T @ left, dim=0)
+    return torch.dot(left, matrix @ right)
 
 
 def initial(module: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ Written for one member and pure, so that `gimtune.training` can map it over many
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gimtune.critics import Logits
+from gimtune.encoders import Encoder, Posterior, make_encoder
 from gimtune.likelihoods import LIKELIHOODS, Likelihood
-from gimtune.networks import NETWORKS, initial
+from gimtune.networks import NETWORKS, CriticNetwork, initial, normalised
 from gimtune.priors import Prior, make_prior
-from gimtune.restrictions import RESTRICTIONS, Critic, Logits, Restriction, Sample
+from gimtune.restrictions import RESTRICTIONS, Restriction, Sample
 from gimtune.seeds import generator
-from gimtune.vocabulary import Match, Member
+from gimtune.vocabulary import Match, Member, Side
 
 _DIRECTIONS = 50
 _SMALL = 300_000
@@ -74,23 +76,36 @@ class Objective:
         likelihood: Likelihood | None = None,
     ) -> None:
         self.image, self.latent_dim, self.sigma_min = image, member.latent_dim, member.sigma_min
-        self.precision = precision
+        self.precision, self.side = precision, Side(member.side)
         self.likelihood = likelihood or LIKELIHOODS[member.likelihood]
         self.prior: Prior = make_prior(**member.prior)
+        self.encoder: Encoder = make_encoder(member.encoder, member.prior)
         self.restrictions: tuple[Restriction, ...] = tuple(
-            RESTRICTIONS[Match(match), divergence] for match, divergence, _ in member.restrictions
+            RESTRICTIONS[Match(match), divergence].set(member.critic) for match, divergence, _ in member.restrictions
         )
         options = {k: v for k, v in member.network.items() if k != "name"}
-        networks = NETWORKS[member.network["name"]](image, member.latent_dim, **options)
+        outputs = self.encoder.outputs(member.latent_dim)
+        networks = NETWORKS[member.network["name"]](image, member.latent_dim, outputs, **options)
         self.modules: dict[str, nn.Module] = {"encoder": networks.encoder, "decoder": networks.decoder}
-        self.players: tuple[Player, ...] = (Player("model", ("encoder", "decoder"), member.learning_rate, 0.9, 1),)
-        self._critics: dict[str, Critic] = {}
+        if basis := self.encoder.basis(member.latent_dim):
+            self.modules["basis"] = basis
+        owned = (*self.modules, "prior") if self.prior.learned else tuple(self.modules)
+        self.players: tuple[Player, ...] = (Player("model", owned, member.learning_rate, member.beta1, 1),)
+        self._critics: dict[str, Restriction] = {}
         for restriction in self.restrictions:
             if critic := restriction.critic:
-                self.modules[restriction.key] = critic.network(member.latent_dim)
-                self._critics[restriction.key] = critic
+                sees_image, sees_code = restriction.match is not Match.LATENT, restriction.match is not Match.DATA
+                self.modules[restriction.key] = CriticNetwork(
+                    image if sees_image else None,
+                    member.latent_dim if sees_code else 0,
+                    critic.hidden,
+                    options.get("channels", ()),
+                )
+                self._critics[restriction.key] = restriction
                 rate = member.learning_rate * critic.learning_rate
                 self.players += (Player(restriction.key, (restriction.key,), rate, critic.beta1, critic.steps),)
+        if self.likelihood.of_critic:
+            self._judge = next(r for r in self._critics.values() if r.match is Match.DATA)
 
     @property
     def small(self) -> bool:
@@ -99,12 +114,20 @@ class Objective:
 
     def initial(self, seed: int, device: torch.device) -> dict[str, dict[str, Tensor]]:
         """A member's weights. Each module has a stream of its own: a critic does not change the encoder's start."""
-        return {name: initial(module, generator(device, seed, "init", name)) for name, module in self.modules.items()}
+        weights = {
+            name: initial(module, generator(device, seed, "init", name)) for name, module in self.modules.items()
+        }
+        if self.prior.learned:
+            source = generator(device, seed, "init", "prior")
+            weights["prior"] = self.prior.initial(self.latent_dim, math.prod(self.image), source)
+        return weights
 
-    def constants(self, member: Member, device: torch.device) -> Constants:
-        """A member's weights and prior."""
+    def constants(self, member: Member, device: torch.device, domain: Tensor | None = None) -> Constants:
+        """A member's weights and prior; ``domain`` are the images (n, d) of a prior that is made of images."""
         weights = torch.tensor([w for _, _, w in member.restrictions], dtype=torch.float32, device=device)
         parameters = make_prior(**member.prior).parameters(member.latent_dim)
+        if domain is not None:
+            parameters["images"] = domain
         return Constants(weights, {name: value.to(device) for name, value in parameters.items()})
 
     def noise(self, key: tuple[str | int, ...], count: int, batches: int, device: torch.device) -> dict[str, Tensor]:
@@ -112,58 +135,120 @@ class Objective:
 
         Each kind has a stream of its own: a restriction that draws does not change what another one sees.
         """
-        source = generator(device, *key, "posterior")
-        draws = {"posterior": torch.randn(count, self.latent_dim, generator=source, device=device)}
-        if any(r.uses_prior for r in self.restrictions):
+
+        def normal(name: str, *shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator(device, *key, name), device=device)
+
+        wanted = {name for r in self.restrictions for name in r.draws}
+        draws = {"posterior": normal("posterior", count, self.encoder.noise(self.latent_dim))}
+        if "prior" in wanted or self.side is not Side.Q:
             draws["prior"] = self.prior.noise(count, self.latent_dim, generator(device, *key, "prior"))
-        if any(r.uses_directions for r in self.restrictions):
-            source = generator(device, *key, "directions")
-            draws["directions"] = torch.randn(batches, _DIRECTIONS, self.latent_dim, generator=source, device=device)
+        if "directions" in wanted:
+            draws["directions"] = normal("directions", batches, _DIRECTIONS, self.latent_dim)
+        if "normal" in wanted:
+            draws["normal"] = normal("normal", count, self.latent_dim)
+        if "mix" in wanted:
+            draws["mix"] = torch.rand(count, 1, generator=generator(device, *key, "mix"), device=device)
+        pixels = math.prod(self.image)
+        for name, restriction in self._critics.items():
+            if restriction.critic and restriction.critic.instance_noise:
+                width = {Match.LATENT: self.latent_dim, Match.DATA: pixels}
+                size = width.get(restriction.match, pixels + self.latent_dim)
+                draws[f"instance_{name}"] = normal(f"instance_{name}", count, size, 2)
         return draws
 
-    def encode(self, parameters: Parameters, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior mean and standard deviation of images (n, *image): (n, d) each, float32.
+    def prior_tensors(self, parameters: Parameters, constants: Constants) -> Mapping[str, Tensor]:
+        """What the prior's methods take: its constants, with what is learned of it."""
+        if not self.prior.learned:
+            return constants.prior
+        return self.prior.tensors(
+            constants.prior,
+            parameters["prior"],
+            lambda flat: self.encode(parameters, flat.unflatten(1, self.image)),
+        )
 
-        sigma^2 = exp(s) + sigma_min^2: a bound that keeps a gradient everywhere.
-        """
-        mu, log_variance = self._call("encoder", parameters, x).chunk(2, -1)
-        return mu, torch.sqrt(log_variance.exp() + self.sigma_min**2)
+    def encode(self, parameters: Parameters, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and standard deviation of images (n, *image): (n, d) each, float32."""
+        output = self._call("encoder", parameters, x)
+        return self.encoder.moments(output, self.sigma_min, self._basis(parameters))
+
+    def posterior(self, parameters: Parameters, x: Tensor, noise: Tensor) -> Posterior:
+        """The same with a code each, from base noise (n, ...)."""
+        output, basis = self._call("encoder", parameters, x), self._basis(parameters)
+        mu, sigma = self.encoder.moments(output, self.sigma_min, basis)
+        return Posterior(mu, sigma, self.encoder.code(output, mu, sigma, noise, basis))
+
+    def _basis(self, parameters: Parameters) -> Callable[[Tensor], Tensor]:
+        return lambda noise: self._call("basis", parameters, noise)
 
     def decode(self, parameters: Parameters, z: Tensor) -> Tensor:
         """The decoder's output, (n, *image), float32: what the likelihood takes."""
         return self._call("decoder", parameters, z)
 
-    def _call(self, name: str, parameters: Parameters, argument: Tensor) -> Tensor:
-        with _autocast(argument.device, self.precision):
-            result: Tensor = functional_call(self.modules[name], dict(parameters[name]), (argument,))
+    def _call(self, name: str, parameters: Parameters, *arguments: Any) -> Tensor:
+        values = dict(parameters[name])
+        if name in self._critics and self._critics[name].critic.spectral_norm:  # type: ignore[union-attr]
+            values = normalised(values)
+        with _autocast(arguments[0].device, self.precision):
+            result: Tensor = functional_call(self.modules[name], values, arguments)
         return result.float() if self.precision != torch.float32 else result
 
     def sample(self, parameters: Parameters, constants: Constants, x: Tensor, noise: Noise) -> Sample:
-        """One batch of codes and of what the restrictions compare them with."""
-        mu, sigma = self.encode(parameters, x)
-        z = mu + sigma * noise["posterior"]
-        prior_z = self.prior.sample(constants.prior, noise["prior"]) if "prior" in noise else z.new_empty(0)
-        directions = noise["directions"] if "directions" in noise else z.new_empty(0)
-        return Sample(mu, sigma, z, prior_z, directions, self.prior, constants.prior)
+        """One batch, as the restrictions see it."""
+        return Sample(
+            x,
+            noise,
+            lambda images, draws: self.posterior(parameters, images, draws),
+            lambda z: self.likelihood.mean(self.decode(parameters, z)),
+            self.prior,
+            self.prior_tensors(parameters, constants),
+        )
+
+    def log_prob_x(self, parameters: Parameters, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x|z), nats: (n,); of a critic's features where the likelihood is theirs."""
+        output = self.decode(parameters, z)
+        if not self.likelihood.of_critic:
+            return self.likelihood.log_prob(x, output)
+        seen, made = (
+            self._call(self._judge.key, parameters, images.flatten(1), True)
+            for images in (x, self.likelihood.mean(output))
+        )
+        return self.likelihood.log_prob(seen, made)
+
+    def log_prob_z(self, parameters: Parameters, x: Tensor, z: Tensor) -> Tensor:
+        """log q(z|x), nats: (n,); for encoders without a density, as `Encoder.estimator` says."""
+        return self.encoder.log_prob(z, *self.encode(parameters, x))
 
     def terms(self, parameters: Parameters, constants: Constants, x: Tensor, noise: Noise) -> Terms:
-        """Equation (1) on one batch of images (n, *image) in [0, 1], each term a mean over the batch."""
+        """Equation (1) or its mirror on one batch of images (n, *image) in [0, 1], each term a mean over the batch."""
         sample = self.sample(parameters, constants, x, noise)
-        likelihood = self.likelihood.log_prob(x, self.decode(parameters, sample.z)).mean()
+        parts = []
+        if self.side is not Side.P:
+            parts.append(self.log_prob_x(parameters, x, sample.z).mean())
+        if self.side is not Side.Q:
+            parts.append(self.log_prob_z(parameters, sample.generated, sample.prior_z).mean())
+        likelihood = parts[0] + parts[1] if len(parts) > 1 else parts[0]
         values = [r.value(sample, self._logits(r.key, parameters)) for r in self.restrictions]
         divergences = torch.stack(values) if values else likelihood.new_zeros(0)
         return Terms(likelihood, divergences, -likelihood + (constants.weights * divergences).sum())
 
+    def accuracies(self, parameters: Parameters, constants: Constants, x: Tensor, noise: Noise) -> dict[str, Tensor]:
+        """Of each critic that is a classifier: the share of one batch that it takes for what it is, by restriction."""
+        sample = self.sample(parameters, constants, x, noise)
+        found = {name: r.accuracy(sample, self._logits(name, parameters)) for name, r in self._critics.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
     def loss(self, player: str, parameters: Parameters, constants: Constants, x: Tensor, noise: Noise) -> Tensor:
-        """What a player minimises, (). The model sees its critics, and a critic the model's codes, as constants."""
+        """What a player minimises, (). The model sees its critics, and a critic the model's samples, as constants."""
         if player == "model":
             return self.terms(parameters, constants, x, noise).loss
+        # made under no_grad, as the sample's parts are only when they are first looked at
         with torch.no_grad():
             sample = self.sample(parameters, constants, x, noise)
         return self._critics[player].loss(sample, self._logits(player, parameters))
 
     def _logits(self, name: str, parameters: Parameters) -> Logits:
-        return lambda argument: self._call(name, parameters, argument)
+        return lambda inputs: self._call(name, parameters, inputs)
 
 
 def slice_noise(noise: Noise, rows: slice, batch: int) -> dict[str, Tensor]:

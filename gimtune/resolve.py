@@ -10,21 +10,24 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from gimtune import space
 from gimtune.config import NAME, SWEPT, Config, ConfigError
+from gimtune.encoders import CHOICES, make_encoder
 from gimtune.likelihoods import LIKELIHOODS
 from gimtune.models import MODELS
-from gimtune.priors import PRIORS, make_prior
-from gimtune.restrictions import RESTRICTIONS
+from gimtune.priors import PRIORS, Prior, make_prior
+from gimtune.restrictions import RESTRICTIONS, refuses
 from gimtune.vocabulary import Match, Member, Model, Side, Weighted
 
 #: Draws per member wanted, before a space is taken for exhausted.
 _DRAWS = 50
+#: Every restriction as a study writes it.
+_TERMS = {f"{match}/{divergence}": (match, divergence) for match, divergence in RESTRICTIONS}
 
 
 def members(config: Config) -> list[Member]:
@@ -66,7 +69,7 @@ def _check_conditions(key: str, value: Any, models: set[str]) -> None:
     """Refuse a name after ``per`` that is none: its space would never be used."""
     if not isinstance(value, Mapping) or "per" not in value:
         return
-    known = models if value["per"] == "model" else set(PRIORS)
+    known = {"model": models, "prior": set(PRIORS), "restriction": set(_TERMS)}[value["per"]]
     for name in value:
         if name not in known | {"per", "default"}:
             close = difflib.get_close_matches(str(name), known, 2, 0.5)
@@ -84,16 +87,19 @@ def _model(entry: Any) -> Model:
             raise ConfigError(f"models={entry}: unknown model; allowed are {', '.join(close or MODELS)}")
         return MODELS[entry]
     if not isinstance(entry, Mapping):
-        raise ConfigError(f"models={entry!r}: a name, or a mapping {{name, restrictions, side, likelihood}}")
-    allowed = {"name", "side", "likelihood", "restrictions"}
+        raise ConfigError(f"models={entry!r}: a name, or a mapping {{name, restrictions, side, likelihood, encoder}}")
+    allowed = {"name", "side", "likelihood", "encoder", "restrictions"}
     if unknown := sorted(set(entry) - allowed):
         raise ConfigError(f"models.{_name(entry)}.{unknown[0]}: unknown key; allowed are {', '.join(sorted(allowed))}")
     name = _name(entry)
     if not re.match(NAME, name) or name in MODELS:
         raise ConfigError(f"models.name={name}: a name of its own, of letters, digits, '_', '.' and '-'")
     side = entry.get("side", "q")
-    if side != Side.Q:
-        raise ConfigError(f"models.{name}.side={side}: allowed is q")
+    if side not in list(Side):
+        raise ConfigError(f"models.{name}.side={side}: allowed are {', '.join(Side)}")
+    encoder = entry.get("encoder", "gaussian")
+    if encoder not in CHOICES:
+        raise ConfigError(f"models.{name}.encoder={encoder}: allowed are {', '.join(CHOICES)}")
     likelihood = entry.get("likelihood")
     if likelihood is not None and likelihood not in list(LIKELIHOODS):
         raise ConfigError(f"models.{name}.likelihood={likelihood}: allowed are {', '.join(LIKELIHOODS)}")
@@ -105,21 +111,38 @@ def _model(entry: Any) -> Model:
         if not isinstance(term, Mapping) or set(term) - {"match", "divergence", "weight"}:
             raise ConfigError(f"models.{name}.restrictions={term!r}: a mapping {{match, divergence, weight}}")
         pair = f"{term.get('match')}/{term.get('divergence')}"
-        if pair not in {f"{m}/{d}" for m, d in RESTRICTIONS}:
-            known = ", ".join(f"{m}/{d}" for m, d in RESTRICTIONS)
-            raise ConfigError(f"models.{name}.restrictions={pair}: allowed are {known}")
+        if pair not in _TERMS:
+            raise ConfigError(f"models.{name}.restrictions={pair}: {_close(pair)}")
         weight = term.get("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise ConfigError(f"models.{name}.restrictions.weight={weight!r}: a number >= 0")
         restrictions.append(Weighted(Match(term["match"]), term["divergence"], _constant(float(weight))))
     try:
-        return Model(name, tuple(restrictions), "the study's own", Side(side), likelihood)
+        return Model(name, tuple(restrictions), "the study's own", Side(side), likelihood, encoder)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
 
+def _close(pair: str) -> str:
+    match = pair.partition("/")[0] + "/"
+    close = [t for t in _TERMS if t.startswith(match)] or list(_TERMS)
+    return f"allowed are {', '.join(close)}"
+
+
 def _constant(weight: float) -> Any:
     return lambda **parameters: weight
+
+
+def _restricted(model: Model, pair: Any) -> Model:
+    """A model without restrictions, with the one that a study sweeps over; it is named by it."""
+    if pair not in _TERMS:
+        raise ConfigError(f"space.restriction={pair!r}: {_close(str(pair))}")
+    if model.restrictions:
+        raise ConfigError(
+            f"space.restriction with models={model.name}: it has restrictions of its own; take models=[ae]"
+        )
+    match, divergence = _TERMS[pair]
+    return replace(model, name=f"{match}_{divergence}", restrictions=(Weighted(match, divergence),))
 
 
 def _number(
@@ -135,44 +158,47 @@ def _number(
 
 
 def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
-    likelihood = values.get("likelihood") or config.likelihood or model.likelihood or "bernoulli"
-    if not isinstance(likelihood, str) or likelihood not in LIKELIHOODS:
-        raise ConfigError(f"likelihood={likelihood}: allowed are {', '.join(LIKELIHOODS)}")
-    entry = values.get("prior", "normal")
-    options = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
-    if not isinstance(options.get("name"), str):
-        raise ConfigError(f"space.prior={entry!r}: a name, or a mapping {{name, options}}")
-    try:
-        prior = make_prior(**options)
-    except ValueError as error:
-        raise ConfigError(f"space.{error}") from None
-    latent_dim = _number("latent_dim", values.get("latent_dim", 8), 1, whole=True, high=4096)
+    if "restriction" in values:
+        model = _restricted(model, values["restriction"])
+    prior = _prior(config, model, values)
+    pixels = _SIDES[config.data.name] ** 2
+    latent_dim = pixels if prior.images else values.get("latent_dim", 8)
+    latent_dim = _number("latent_dim", latent_dim, 1, whole=True, high=4096)
     prior.parameters(latent_dim)
-    for term in model.restrictions:
-        if why := RESTRICTIONS[term.match, term.divergence].refuses(prior):
-            raise ConfigError(f"models={model.name} with space.prior={prior.name}: {why}")
+    likelihood = _likelihood(config, model, values)
+    encoder = _encoder(config, model, prior, values)
+    settings = {k: v for k, v in config.critic.model_dump().items() if v is not None}
+    used = [RESTRICTIONS[term.match, term.divergence].set(settings) for term in model.restrictions]
+    kind = make_encoder(encoder, asdict(prior))
+    for why in (refuses(model.side, prior, kind, bool(used)), *(r.refuses(prior, kind) for r in used)):
+        if why:
+            asked = "" if encoder in (model.encoder, prior.encoder) else f" and encoder={encoder}"
+            raise ConfigError(f"models={model.name} with space.prior={prior.name}{asked}: {why}")
     # without a restriction the weight changes nothing: one member, not one per weight
     weight = _number("weight", values.get("weight", 1.0), 0) if model.restrictions else 0.0
     own = {k: _number(k, values[k], -math.inf) for k in model.parameters if k in values}
-    weights = model.weights(weight, **own)
+    weights = model.weights(weight, latent_dim=latent_dim, pixels=pixels, **own)
     network = config.network.model_dump(exclude_none=True)
     _check_network(config)
     return Member(
         model=model.name,
         side=str(model.side),
         likelihood=likelihood,
+        encoder=encoder,
         restrictions=tuple(
             (str(term.match), term.divergence, value) for term, value in zip(model.restrictions, weights, strict=True)
         ),
         weight=weight,
+        critic=settings if any(r.critic for r in used) else {},
         prior={"name": prior.name, **asdict(prior)},
         latent_dim=latent_dim,
         seed=_number("seed", values.get("seed", 0), 0, whole=True, high=2**31 - 1),
-        data={"name": config.data.name, "seed": config.data.seed},
+        data={"name": config.data.name, "seed": config.data.seed, **_pair(config, prior)},
         network=network,
         learning_rate=_number(
             "learning_rate", values.get("learning_rate", config.training.learning_rate), 0, above=True
         ),
+        beta1=config.training.beta1,
         batch_size=_number("batch_size", values.get("batch_size", config.training.batch_size), 4, whole=True),
         epochs=config.budget.epochs,
         evaluate_every=config.budget.evaluate_every,
@@ -180,6 +206,43 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         shuffle_seed=config.seed,
         metrics=config.metrics.model_dump(),
     )
+
+
+def _pair(config: Config, prior: Prior) -> dict[str, str]:
+    return {"pair": config.data.pair} if prior.images and config.data.pair else {}
+
+
+def _prior(config: Config, model: Model, values: Mapping[str, Any]) -> Prior:
+    entry = model.prior or values.get("prior", "normal")
+    options = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
+    if not isinstance(options.get("name"), str):
+        raise ConfigError(f"space.prior={entry!r}: a name, or a mapping {{name, options}}")
+    try:
+        prior = make_prior(**options)
+    except ValueError as error:
+        raise ConfigError(f"space.{error}") from None
+    return prior
+
+
+def _likelihood(config: Config, model: Model, values: Mapping[str, Any]) -> str:
+    # a critic's features, or the cycles of a pair of domains, are what the model is: no study replaces them
+    fixed = model.likelihood if model.likelihood == "features" or model.prior else None
+    likelihood = fixed or values.get("likelihood") or config.likelihood or model.likelihood or "bernoulli"
+    if not isinstance(likelihood, str) or likelihood not in LIKELIHOODS:
+        raise ConfigError(f"likelihood={likelihood}: allowed are {', '.join(LIKELIHOODS)}")
+    judged = any(t.match is Match.DATA and RESTRICTIONS[t.match, t.divergence].critic for t in model.restrictions)
+    if LIKELIHOODS[likelihood].of_critic and not judged:
+        raise ConfigError(
+            f"models={model.name} with likelihood={likelihood}: it needs a data restriction with a critic"
+        )
+    return likelihood
+
+
+def _encoder(config: Config, model: Model, prior: Prior, values: Mapping[str, Any]) -> str:
+    encoder = prior.encoder or values.get("encoder") or config.encoder or model.encoder
+    if encoder not in CHOICES and encoder != prior.encoder:
+        raise ConfigError(f"space.encoder={encoder}: allowed are {', '.join(CHOICES)}")
+    return str(encoder)
 
 
 #: Height and width of the images, so that a network is refused before any data is read.

@@ -2,7 +2,7 @@
 
     {grid: [...]}   every value          {uniform: [a, b]}      {loguniform: [a, b]}
     {choice: [...]} one of the values    {randint: [a, b]}      a <= n < b
-    {per: model, vae: SPACE, default: SPACE}   by the value of another key (model or prior)
+    {per: model, vae: SPACE, default: SPACE}   by the value of another key (model, prior or restriction)
 
 Anything else is a value. Spaces may stand inside a mapping that is one: ``{name: mixture, scale: {uniform: [.2, 1]}}``.
 """
@@ -20,7 +20,7 @@ LISTS = ("grid", "choice")
 RANGES = ("uniform", "loguniform", "randint")
 KINDS = (*LISTS, *RANGES)
 #: Keys that ``per`` may look at; they are resolved before the others.
-CONDITIONS = ("model", "prior")
+CONDITIONS = ("model", "prior", "restriction")
 
 Assignment = dict[str, Any]
 

@@ -18,13 +18,25 @@ import pandas as pd
 
 from gimtune.vocabulary import ENDED, IDENTITY, METRICS, PROGRESS, PROTOCOL, Status
 
-FORMAT = 1
+FORMAT = 2
 Value = float | int | str | bool | None
 Row = Mapping[str, Value]
 
 _TEXT = {
-    *("trial", "study", "model", "side", "restrictions", "likelihood_name", "prior", "data", "network", "config"),
-    *("status", "error", "checkpoint", "fid_features", "reasons", "estimators"),
+    *(
+        "trial",
+        "study",
+        "model",
+        "side",
+        "restrictions",
+        "likelihood_name",
+        "encoder",
+        "prior",
+        "data",
+        "network",
+        "config",
+    ),
+    *("status", "error", "checkpoint", "fid_features", "reasons", "flags", "estimators"),
 }
 
 

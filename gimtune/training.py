@@ -27,7 +27,7 @@ from gimtune.objective import Constants, Objective, batches, slice_noise
 from gimtune.seeds import generator
 from gimtune.vocabulary import Member, Status
 
-FORMAT = 1
+FORMAT = 2
 _KEPT = 2
 Rows = list[dict[str, Any]]
 
@@ -71,7 +71,7 @@ class Pack:
         self.trained = dict.fromkeys(self.seconds, 0.0)
         self._stack(
             [self.objective.initial(m.seed, self.device) for m in members],
-            [self.objective.constants(m, self.device) for m in members],
+            [evaluation.constants(self.objective, m, "train") for m in members],
         )
         self.optimisers = self._optimisers()
 
@@ -103,23 +103,25 @@ class Pack:
         return losses
 
     def train_epoch(self) -> None:
-        """One pass over the training split; members whose loss is no longer finite are then found by `diverged`."""
+        """One pass over as many images as the training split has; `diverged` then finds members that are lost."""
         started = time.perf_counter()
-        images, scale = self.evaluation.images["train"], self.evaluation.data.scale
-        count = len(images)
+        images, scale = self.evaluation.training(self.objective), self.evaluation.data.scale
+        # as many minibatches for every model: half a data set is gone through twice
+        count = len(self.evaluation.images["train"])
         parts = batches(count, self.batch_size)
         order = torch.randperm(count, generator=generator(torch.device("cpu"), "order", self.shuffle_seed, self.epoch))
-        order = order.to(self.device)
+        order = order.to(self.device) % len(images)
         drawn = [
             self.objective.noise((m.seed, "train", self.epoch), count, len(parts), self.device) for m in self.members
         ]
         noise: dict[str, Tensor] = tree_map(lambda *leaves: torch.stack(leaves), *drawn)
         self._finite = torch.ones(len(self.members), dtype=torch.bool, device=self.device)
-        for i, part in enumerate(parts):
-            x = images[order[part]] / scale
-            draws = slice_noise(noise, part, i)
+        for i in range(len(parts)):
             for player in self.objective.players:
-                for _ in range(player.steps):
+                # a player with more steps sees the minibatches that come next
+                for j in range(i, i + player.steps):
+                    part = parts[j % len(parts)]
+                    x, draws = images[order[part]] / scale, slice_noise(noise, part, j % len(parts))
                     losses = self._losses(player.name, x, draws)
                     self.optimisers[player.name].step(losses.sum())
                     self._finite &= losses.detach().isfinite()
@@ -150,15 +152,14 @@ class Pack:
         self.constants = tree_map(lambda leaf: leaf[index], self.constants)
         self.optimisers = self._optimisers(moments)
 
-    def one(self, index: int) -> tuple[Any, Constants]:
-        """Parameters and constants of one member."""
-        chosen: tuple[Any, Constants] = tree_map(lambda leaf: leaf.detach()[index], (self.parameters, self.constants))
+    def one(self, index: int) -> dict[str, dict[str, Tensor]]:
+        """Parameters of one member."""
+        chosen: dict[str, dict[str, Tensor]] = tree_map(lambda leaf: leaf.detach()[index], self.parameters)
         return chosen
 
     def measure(self, index: int, splits: tuple[str, ...]) -> dict[str, Any]:
         """A member's metrics, without its progress."""
-        parameters, constants = self.one(index)
-        return self.evaluation.measure(self.objective, parameters, constants, self.members[index], splits)
+        return self.evaluation.measure(self.objective, self.one(index), self.members[index], splits)
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs, as tensors and plain values."""
@@ -299,12 +300,12 @@ def _row(pack: Pack, member: Member, metrics: dict[str, Any], status: Status) ->
 
 def _keep(pack: Pack, index: int, folder: Path) -> str:
     member = pack.members[index]
-    parameters, constants = pack.one(index)
+    parameters = pack.one(index)
     relative = Path("members") / f"{member.trial}.pt"
     # clones: a slice of a stack would be saved with the whole stack behind it
     weights = tree_map(lambda leaf: leaf.clone().cpu(), parameters)
     save({"format": FORMAT, "member": member.to_json(), "parameters": weights}, folder / relative)
-    images = pack.evaluation.samples(pack.objective, parameters, constants, member, 64)
+    images = pack.evaluation.samples(pack.objective, parameters, member, 64)
     _save_grid(images, folder / "samples" / f"{member.trial}.png")
     return str(relative)
 

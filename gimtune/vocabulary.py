@@ -66,8 +66,8 @@ class Weighted:
     Attributes:
         match: the two distributions.
         divergence: name of a divergence in `gimtune.restrictions.RESTRICTIONS` under this match.
-        weight: the term's weight on our scale (nats, summed over pixels), from the model's own parameters. It is
-            multiplied by the member's ``weight``.
+        weight: the term's weight on our scale (nats, summed over pixels), from the model's own parameters,
+            ``latent_dim`` and ``pixels``. It is multiplied by the member's ``weight``.
     """
 
     match: Match
@@ -89,7 +89,9 @@ class Model:
         restrictions: none for the autoencoder.
         source: authors and year.
         side: distribution that the likelihood is averaged over.
-        likelihood: of p(x|z), or ``None`` to take the study's.
+        likelihood: of p(x|z), or ``None`` to take the study's; a study's own does not replace that of a critic.
+        encoder: kind of q(z|x), a name in `gimtune.encoders.ENCODERS`.
+        prior: the one that the model is about, in place of the study's.
         parameters: the paper's own weights and their defaults, e.g. ``alpha`` of InfoVAE; the weights of the
             restrictions are functions of them.
         note: conversion of the published weight to our scale.
@@ -100,6 +102,8 @@ class Model:
     source: str
     side: Side = Side.Q
     likelihood: str | None = None
+    encoder: str = "gaussian"
+    prior: str | None = None
     parameters: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
 
@@ -109,8 +113,11 @@ class Model:
             raise ValueError(f"model {self.name}: restrictions repeat {sorted({k for k in keys if keys.count(k) > 1})}")
         object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
 
-    def weights(self, weight: float, **parameters: float) -> tuple[float, ...]:
+    def weights(self, weight: float, *, latent_dim: int = 1, pixels: int = 1, **parameters: float) -> tuple[float, ...]:
         """Weights of the restrictions at the member's ``weight``, with the paper's ``parameters`` overridden.
+
+        Args:
+            latent_dim, pixels: sizes of codes and images, for weights that the paper gives per dimension.
 
         Raises:
             ValueError: a parameter that the model does not have, or a weight that is negative or not finite.
@@ -119,7 +126,8 @@ class Model:
         if unknown:
             allowed = ", ".join(self.parameters) or "none"
             raise ValueError(f"model {self.name} has no parameter {unknown[0]}; it has: {allowed}")
-        values = tuple(weight * r.weight(**{**self.parameters, **parameters}) for r in self.restrictions)
+        given = {**self.parameters, **parameters, "latent_dim": latent_dim, "pixels": pixels}
+        values = tuple(weight * r.weight(**given) for r in self.restrictions)
         for restriction, value in zip(self.restrictions, values, strict=True):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"model {self.name}: weight of {restriction.key} is {value:g}; it must be >= 0")
@@ -132,7 +140,9 @@ class Member:
 
     Attributes:
         restrictions: (match, divergence, weight in the loss) each.
+        encoder: kind of q(z|x).
         weight: the multiplier that the study swept; already in ``restrictions``.
+        critic: what the study sets for all critics, in place of their restrictions' own settings.
         prior: its name and options.
         network: its name and options.
         data: name, and seed of the split.
@@ -143,14 +153,17 @@ class Member:
     model: str
     side: str
     likelihood: str
+    encoder: str
     restrictions: tuple[tuple[str, str, float], ...]
     weight: float
+    critic: Mapping[str, Any]
     prior: Mapping[str, Any]
     latent_dim: int
     seed: int
     data: Mapping[str, Any]
     network: Mapping[str, Any]
     learning_rate: float
+    beta1: float
     batch_size: int
     epochs: int
     evaluate_every: int
@@ -191,16 +204,22 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         metric.key: metric
         for metric in (
-            Metric("likelihood", _MAX, "nats", "the side's likelihood: likelihood_x (side q) or likelihood_z (side p)"),
+            Metric("likelihood", _MAX, "nats", "the side's: likelihood_x (q), likelihood_z (p) or their sum (both)"),
             Metric("likelihood_x", _MAX, "nats", "E_q(x,z)[log p(x|z)], one code per image", "Astorga 2022, eq. 1"),
             Metric("likelihood_z", _MAX, "nats", "E_p(x,z)[log q(z|x)], x the decoder's mean", "Astorga 2022, side p"),
             Metric("restriction", _NONE, "nats", "sum of weight x divergence, as it stands in the loss"),
             Metric("loss", _MIN, "nats", "-likelihood + restriction"),
             Metric("mi", _MAX, "nats", "mutual information of the model's side, Gaussian q(z)", "Astorga 2022"),
             Metric("mi_q", _MAX, "nats", "h(z) - h(z|x) with q(z) taken for one Gaussian", "Astorga 2022"),
-            Metric("mi_p", _MAX, "nats", "lower bound h_p(z) + likelihood_z", "Alemi & Fischer 2018 (GILBO)"),
+            Metric("mi_p", _MAX, "nats", "lower bound h_p(z) + likelihood_z <= I_p", "Alemi & Fischer 2018 (GILBO)"),
             Metric("mi_noised", _MAX, "nats", "mi_q with N(0, 0.1^2) added to every code"),
-            Metric("mi_lower", _MAX, "nats", "index-code information, at most ln N", "Hoffman & Johnson 2016"),
+            Metric(
+                "mi_lower",
+                _MAX,
+                "nats",
+                "lower bound of I_q, at most ln N",
+                "Hoffman & Johnson 2016; van den Oord 2018",
+            ),
             Metric("mi_gap", _NONE, "nats", "mi + loss, the estimate of dI", "Astorga 2022, eq. 2"),
             Metric("sigma_mean", _NONE, "code units", "mean posterior standard deviation"),
             Metric("active_units", _MAX, "dimensions", "latent dimensions with Var_x[mu] > 0.01", "Burda et al. 2016"),
@@ -222,6 +241,7 @@ IDENTITY = (
     "side",
     "restrictions",
     "likelihood_name",
+    "encoder",
     "prior",
     "weight",
     "latent_dim",
@@ -232,5 +252,6 @@ IDENTITY = (
 )
 #: Columns that say how far it came.
 PROGRESS = ("status", "error", "checkpoint", "epoch", "seconds", "examples_per_second", "diverged")
-#: Columns that say how its metrics were measured; ``reasons`` is JSON {metric: why it is NaN}.
-PROTOCOL = ("fid_features", "fid_samples", "mi_images", "reasons", "estimators")
+#: Columns that say how its metrics were measured; ``reasons`` is JSON {metric: why it is NaN}, ``flags`` JSON
+#: {metric: why it is not to be trusted}.
+PROTOCOL = ("fid_features", "fid_samples", "mi_images", "reasons", "flags", "estimators")

@@ -3,19 +3,25 @@
 import json
 import math
 
+from gimtune.encoders import make_encoder
 from gimtune.models import MODELS
+from gimtune.priors import PRIORS, make_prior
+from gimtune.restrictions import RESTRICTIONS, refuses
 from gimtune.vocabulary import Member
 
 #: Small enough for seconds of training on one core.
 DEFAULTS = {
     "side": "q",
     "likelihood": "bernoulli",
+    "encoder": "gaussian",
+    "critic": {"hidden": [32]},
     "prior": {"name": "normal"},
     "latent_dim": 4,
     "seed": 0,
     "data": {"name": "digits"},
     "network": {"name": "mlp", "hidden": [32]},
     "learning_rate": 1e-3,
+    "beta1": 0.5,
     "batch_size": 64,
     "epochs": 2,
     "evaluate_every": 1,
@@ -30,9 +36,39 @@ CLOCK = ("seconds", "examples_per_second")
 def member(model="vae", weight=1.0, parameters=None, **options):
     """A member of a named model on digits; ``options`` replace `DEFAULTS` or any field."""
     declared = MODELS[model]
-    weights = declared.weights(weight, **(parameters or {}))
+    fitting = {"side": str(declared.side), "encoder": declared.encoder}
+    if declared.prior or declared.likelihood == "features":
+        fitting["likelihood"] = declared.likelihood
+    if declared.prior:
+        options = {**options, "prior": {"name": declared.prior}}
+    options = {**DEFAULTS, **fitting, **options}
+    prior = PRIORS[options["prior"]["name"]]
+    if prior.encoder:
+        options["encoder"] = prior.encoder
+    if prior.images:
+        options["latent_dim"] = 64
+    elif prior.name == "infogan_code":
+        options["prior"] = {"categories": 2, "continuous": 1, **options["prior"]}
+    sizes = {"latent_dim": options["latent_dim"], "pixels": 64}
+    weights = declared.weights(weight, **sizes, **(parameters or {}))
     restrictions = tuple((str(r.match), r.divergence, w) for r, w in zip(declared.restrictions, weights, strict=True))
-    return Member(**{**DEFAULTS, "model": model, "weight": weight, "restrictions": restrictions, **options})
+    return Member(**{"model": model, "weight": weight, "restrictions": restrictions, **options})
+
+
+def combinations():
+    """Every model with every prior that makes sense for it, by name."""
+    for name, model in MODELS.items():
+        for prior in PRIORS:
+            if model.prior and prior != model.prior:
+                continue
+            one = member(name, prior={"name": prior})
+            family = make_prior(**one.prior)
+            encoder = make_encoder(one.encoder, one.prior)
+            used = [RESTRICTIONS[r.match, r.divergence] for r in model.restrictions]
+            if not refuses(model.side, family, encoder, bool(used)) and not any(
+                r.refuses(family, encoder) for r in used
+            ):
+                yield name, prior
 
 
 def numbers(row, *without):

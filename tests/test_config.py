@@ -11,6 +11,7 @@ import yaml
 from gimtune import config as configuration
 from gimtune.__main__ import main
 from gimtune.config import ConfigError, load
+from gimtune.models import MODELS
 from gimtune.resolve import members
 from gimtune.vocabulary import Member
 
@@ -35,8 +36,28 @@ BAD = [
     (["space.prior={name: laplace, scale: -1}"], "space.prior.scale=-1", "positive"),
     (["prior=uniform", "models=[vae]"], "models=vae with space.prior=uniform", "infinite"),
     (["prior=mixture", "models=[wvae]"], "models=wvae with space.prior=mixture", "sliced_wasserstein"),
-    (["models=[{name: mine, restrictions: [{match: latent, divergence: kl}]}]"], "models.mine.restrictions=latent/kl",
+    (["models=[{name: mine, restrictions: [{match: latent, divergence: w2}]}]"], "models.mine.restrictions=latent/w2",
      "latent/mmd"),
+    (["models=[{name: mine, side: r}]"], "models.mine.side=r", "q, p, both"),
+    (["models=[{name: mine, encoder: code}]"], "models.mine.encoder=code", "gaussian, deterministic, implicit"),
+    (["models=[vae]", "encoder=implicit"], "models=vae with space.prior=normal and encoder=implicit", "closed form"),
+    (["models=[avb]", "encoder=deterministic"], "encoder=deterministic: the KL of", "is infinite"),
+    (["models=[avb]", "space.encoder=fuzzy"], "space.encoder=fuzzy", "gaussian, deterministic, implicit"),
+    (["models=[vae]", "likelihood=features"], "models=vae with likelihood=features", "data restriction"),
+    (["models=[infogan]", "space.prior=vamp"], "models=infogan with space.prior=vamp", "entropy of p(z)"),
+    (["models=[ae]", "space.prior=vamp"], "models=ae with space.prior=vamp", "nothing looks at the prior"),
+    (["models=[js_vae]", "space.prior=vamp"], "models=js_vae with space.prior=vamp", "posterior/js_joint"),
+    (["models=[aae]", "space.prior=vamp", "encoder=implicit"], "models=aae with space.prior=vamp", "of posteriors"),
+    (["models=[aae]", "space.prior=infogan_code", "space.latent_dim=20"], "models=aae", "no gradient to the encoder"),
+    (["models=[infogan]", "space.prior=infogan_code"], "latent_dim=8", "10 + 2"),
+    (["models=[aae]", "space.prior=uniform", "critic.log_prior=true"], "space.prior=uniform", "support"),
+    (["models=[vae]", "space.restriction=latent/js"], "models=vae", "models=[ae]"),
+    (["models=[ae]", "space.restriction=latent/w2"], "space.restriction='latent/w2'", "latent/js"),
+    (["study=restrictions", "space.weight={per: restriction, latent/jss: 1, default: 2}"], "latent/jss", "latent/js"),
+    (["critic.steps=0"], "critic.steps=0", "greater than 0"),
+    (["critic.hidden=[]"], "critic.hidden=[]", "at least 1"),
+    (["data.pair=cifar"], "data.pair='cifar'", "fashion_mnist"),
+    (["data.pair=mnist", "models=[cyclegan]"], "data=mnist", "no IDX files"),
     (["likelihood=poisson"], "likelihood=poisson", "bernoulli"),
     (["network=conv", "network.channels=[8,8,8,8]"], "network.channels=[8, 8, 8, 8]", "halved"),
     (["objectives={fid: max, mi: max}"], "objectives.fid=max", "allowed is min"),
@@ -93,7 +114,7 @@ def test_bad_input_never_loads_ray(tmp_path):
 def test_every_shipped_option_composes():
     for group in ("study", "model", "prior", "data", "network", "search", "scheduler", "resources"):
         for option in configuration.options(group):
-            # a lone model for the priors that not every model takes
+            # a model for the priors that not every one takes
             given = [f"{group}={option}", *(["model=wae_mmd"] if group == "prior" else [])]
             assert members(load(given)), given
 
@@ -111,10 +132,11 @@ def test_the_order_of_the_contracts_examples():
     assert {m.likelihood for m in found} == {"bernoulli"}
 
 
-def test_tradeoff_is_seven_models_two_priors_two_seeds():
+def test_tradeoff_is_every_model_two_priors_two_seeds():
     found = members(load(["study=tradeoff"]))
-    assert {m.model for m in found} == {"ae", "vae", "beta_vae", "wae_mmd", "info_vae", "wvae", "js_vae"}
-    assert {m.prior["name"] for m in found} == {"normal", "laplace"}
+    assert {m.model for m in found} == set(MODELS)
+    assert {m.prior["name"] for m in found} == {"normal", "laplace", "domain"}
+    assert {m.model for m in found if m.prior["name"] == "domain"} == {"cyclegan"}
     assert {m.seed for m in found} == {0, 1}
     assert len({m.trial for m in found}) == len(found)
 
@@ -233,5 +255,48 @@ def test_a_dry_run_lists_and_starts_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["study=tradeoff", "dry_run=true"]) == 0
     said = capsys.readouterr().out
-    assert "108 members in" in said
+    assert "260 members in" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_study_may_sweep_over_the_restriction_itself():
+    found = members(load(["study=restrictions"]))
+    pairs = {m.restrictions[0][:2] for m in found}
+    assert {"posterior/kl", "posterior/w2", "latent/mmd", "latent/js", "data/js"} <= {"/".join(p) for p in pairs}
+    assert all(m.model == "_".join(m.restrictions[0][:2]) and m.side == "q" for m in found)
+    drawn = members(
+        load(
+            [
+                "models=[ae]",
+                "search=random",
+                "search.trials=9",
+                "space.restriction={choice: [posterior/kl, latent/js]}",
+                "space.weight={per: restriction, posterior/kl: {loguniform: [0.01, 1]}, default: 2}",
+            ]
+        )
+    )
+    assert {(m.model, m.weight == 2) for m in drawn} == {("posterior_kl", False), ("latent_js", True)}
+
+
+def test_what_belongs_to_a_model_is_not_swept_away():
+    given = ["likelihood=gaussian", "space.prior={grid: [normal, laplace]}", "space.weight=1", "space.seed=0"]
+    found = members(load(["models=[cyclegan, vae_gan, veegan, avb, infogan]", *given]))
+    (cycle,) = [m for m in found if m.model == "cyclegan"]
+    assert (cycle.prior["name"], cycle.encoder, cycle.latent_dim, cycle.likelihood) == (
+        "domain",
+        "image",
+        64,
+        "laplace",
+    )
+    assert {m.likelihood for m in found if m.model == "vae_gan"} == {"features"}
+    assert {m.likelihood for m in found if m.model not in ("cyclegan", "vae_gan")} == {"gaussian"}
+    assert {m.encoder for m in found if m.model == "avb"} == {"implicit"}
+    assert {m.encoder for m in found if m.model == "veegan"} == {"deterministic"}
+    assert {m.side for m in found if m.model in ("infogan", "veegan")} == {"p"}
+
+
+def test_a_critics_settings_belong_to_members_with_critics():
+    one, other = (members(load(["models=[vae, aae]", "space.weight=1", f"critic.steps={n}"])) for n in (1, 2))
+    same = {m.model for m in one if m.trial in {o.trial for o in other}}
+    assert same == {"vae"}
+    assert all(m.critic["steps"] == 2 for m in other if m.model == "aae")

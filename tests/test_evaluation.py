@@ -28,8 +28,8 @@ def pack(small, one):
 
 
 def measured(pack, evaluation, splits=("validation", "test")):
-    parameters, constants = pack.one(0)
-    row = evaluation.measure(pack.objective, parameters, constants, pack.members[0], splits)
+    parameters = pack.one(0)
+    row = evaluation.measure(pack.objective, parameters, pack.members[0], splits)
     return numbers(row)
 
 
@@ -92,8 +92,8 @@ def test_the_floor_compares_training_images(small, pack):
 
 def test_fewer_samples_may_be_asked_for(small, pack):
     few = dataclasses.replace(pack.members[0], metrics={"probe_samples": 300, "fid_samples": 40})
-    parameters, constants = pack.one(0)
-    row = small.measure(pack.objective, parameters, constants, few, ("validation",))
+    parameters = pack.one(0)
+    row = small.measure(pack.objective, parameters, few, ("validation",))
     assert row["fid_samples"] == 40
     assert row["fid"] != measured(pack, small, ("validation",))["fid"]
     assert row["probe_accuracy"] == measured(pack, small, ("validation",))["probe_accuracy"]
@@ -126,9 +126,9 @@ def test_what_is_not_defined_is_nan_with_a_reason(small, prior, module, name, va
 
 
 def test_images_of_the_last_row_are_those_that_are_shown(small, pack):
-    parameters, constants = pack.one(0)
-    shown = small.samples(pack.objective, parameters, constants, pack.members[0], 9)
-    again = small.samples(pack.objective, parameters, constants, pack.members[0], 9)
+    parameters = pack.one(0)
+    shown = small.samples(pack.objective, parameters, pack.members[0], 9)
+    again = small.samples(pack.objective, parameters, pack.members[0], 9)
     assert shown.shape == (9, 1, 8, 8)
     assert shown.equal(again)
     assert 0 <= float(shown.min()) <= float(shown.max()) <= 1

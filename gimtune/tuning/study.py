@@ -209,7 +209,8 @@ def _planned(run: Path) -> list[Member]:
 
 def _data(config: Config) -> Dataset:
     try:
-        return datasets.load(config.data.name, config.data.root, config.data.seed, config.data.download)
+        where = config.data
+        return datasets.load(where.name, where.root, where.seed, where.download, where.pair)
     except (FileNotFoundError, ValueError, OSError) as error:
         raise ConfigError(str(error)) from None
 
@@ -294,6 +295,7 @@ def _identity(config: Config, member: Member) -> dict[str, Any]:
         "side": member.side,
         "restrictions": json.dumps([f"{match}_{divergence}" for match, divergence, _ in member.restrictions]),
         "likelihood_name": member.likelihood,
+        "encoder": member.encoder,
         "prior": member.prior["name"],
         "weight": member.weight,
         "latent_dim": member.latent_dim,

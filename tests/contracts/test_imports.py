@@ -12,6 +12,7 @@ ORDER = (
     ("seeds", "adam", "store", "space"),
     ("priors", "likelihoods", "networks", "data"),
     ("divergences", "models"),
+    ("encoders", "critics"),
     ("restrictions", "metrics"),
     ("objective",),
     ("evaluation",),

@@ -176,3 +176,82 @@ def test_members_that_differ_in_scale_share_a_pack():
     assert make_prior("normal", scale=1.0).shape_key == make_prior("normal", scale=2.0).shape_key
     assert make_prior("mixture", components=5).shape_key != make_prior("mixture", components=6).shape_key
     assert len({make_prior(name).shape_key for name in PRIORS}) == len(PRIORS)
+
+
+# Priors that are learned, or have no density
+
+
+def learned(name, latent_dim=DIM, pixels=16, **options):
+    """A prior with learned parameters at their start, and the tensors that its methods take, in float64."""
+    prior = make_prior(name, **options)
+    start = prior.initial(latent_dim, pixels, torch.Generator().manual_seed(0))
+    start = {key: value.double() for key, value in start.items()}
+    weight = torch.randn(pixels, latent_dim, generator=torch.Generator().manual_seed(1)).double()
+
+    def encode(x):
+        return x @ weight, torch.full((len(x), latent_dim), 0.3).double()
+
+    fixed = {key: value.double() for key, value in prior.parameters(latent_dim).items()}
+    return prior, start, encode, prior.tensors(fixed, start, encode)
+
+
+@pytest.mark.parametrize("name", ["learned_mixture", "vamp"])
+def test_density_of_a_learned_prior_is_that_of_its_components(name):
+    prior, _, _, tensors = learned(name, components=7)
+    z = draw(prior, tensors, 500)
+    assert tensors["means"].shape == tensors["scale"].shape == (7, DIM)
+    parts = [
+        stats.norm.logpdf(z.numpy(), m, s).sum(1)
+        for m, s in zip(tensors["means"].numpy(), tensors["scale"].numpy(), strict=True)
+    ]
+    expected = np.logaddexp.reduce(parts, 0) - math.log(7)
+    np.testing.assert_allclose(prior.log_prob(tensors, z).numpy(), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["learned_mixture", "vamp"])
+def test_draws_of_a_learned_prior_have_its_moments(name):
+    prior, _, _, tensors = learned(name)
+    z, spread = draw(prior, tensors), prior.variance(tensors)
+    error = 3 * (spread / DRAWS).sqrt()
+    assert bool(((z.mean(0) - tensors["means"].mean(0)).abs() < error).all())
+    # kurtosis of a mixture that is wider than its components is below that of a normal: its variance errs less
+    assert bool(((z.var(0) / spread - 1).abs() < 3 * math.sqrt(2 / DRAWS)).all())
+
+
+def test_a_vamp_prior_is_the_posteriors_of_its_pseudo_inputs():
+    _, start, encode, tensors = learned("vamp", components=5)
+    mu, sigma = encode(start["inputs"].sigmoid())
+    assert tensors["means"].equal(mu)
+    assert tensors["scale"].equal(sigma)
+
+
+def test_an_infogan_code_is_one_hot_uniform_and_noise():
+    prior = make_prior("infogan_code", categories=4, continuous=2)
+    tensors = prior.parameters(9)
+    z = prior.sample(tensors, prior.noise(DRAWS, 9, torch.Generator().manual_seed(0)))
+    choice, rest = z[:, :4], z[:, 4:]
+    assert bool((choice.sum(1) == 1).all())
+    assert bool(((choice == 0) | (choice == 1)).all())
+    # 3 standard errors of a share of 1/4
+    assert bool(((choice.mean(0) - 0.25).abs() < 3 * math.sqrt(0.25 * 0.75 / DRAWS)).all())
+    assert float(rest.abs().max()) <= 1
+    assert float(prior.entropy(tensors)) == pytest.approx(math.log(4) + 2 * math.log(2), rel=1e-6)  # float32
+    np.testing.assert_allclose(z.var(0).numpy(), prior.variance(tensors).numpy(), rtol=0.03)
+    # the noise of two dimensions is independent of the code
+    assert float(torch.corrcoef(torch.cat([choice[:, :1], rest], 1).T)[0, 1:].abs().max()) < 4 / math.sqrt(DRAWS)
+    with pytest.raises(ValueError, match="latent_dim=5: the code alone has 4 \\+ 2 dimensions"):
+        prior.parameters(5)
+
+
+def test_a_domain_prior_draws_its_images_alike():
+    prior, images = make_prior("domain"), torch.eye(5)
+    z = prior.sample({"images": images}, prior.noise(DRAWS, 5, torch.Generator().manual_seed(0)))
+    assert bool((z.sum(1) == 1).all())
+    assert bool(((z.mean(0) - 0.2).abs() < 3 * math.sqrt(0.2 * 0.8 / DRAWS)).all())
+
+
+@pytest.mark.parametrize("name", ["infogan_code", "domain"])
+def test_a_prior_without_a_density_has_none(name):
+    prior = make_prior(name)
+    with pytest.raises(ValueError, match="it has no density"):
+        prior.log_prob({}, torch.zeros(1, 12))

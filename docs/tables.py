@@ -1,0 +1,128 @@
+"""Tables of README.md and docs/models.md, made from the declarations: ``python docs/tables.py`` writes them anew.
+
+A region between ``<!-- NAME -->`` and ``<!-- end -->`` is replaced; a test keeps regions and declarations equal.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# the declarations that stand beside this page, not those of an installed copy
+sys.path.insert(0, str(ROOT))
+
+from gimtune.critics import KINDS
+from gimtune.encoders import ENCODERS
+from gimtune.models import MODELS
+from gimtune.priors import PRIORS, make_prior
+from gimtune.restrictions import RESTRICTIONS
+from gimtune.vocabulary import Model
+
+FILES = (ROOT / "README.md", ROOT / "docs" / "models.md")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _restrictions(model: Model) -> str:
+    return ", ".join(f"{r.match}/{r.divergence}" for r in model.restrictions) or "none"
+
+
+def _weights(model: Model) -> str:
+    if not model.restrictions:
+        return ""
+    values = model.weights(1.0, latent_dim=8, pixels=64)
+    if values == model.weights(1.0, latent_dim=3, pixels=5):
+        return ", ".join(f"{v:g}" for v in values)
+    sizes = {
+        model.weights(1.0, latent_dim=8, pixels=5): "latent_dim",
+        model.weights(1.0, latent_dim=3, pixels=64): "pixels",
+    }
+    name = "latent_dim" if values in sizes and sizes[values] == "latent_dim" else "pixels"
+    size = 8 if name == "latent_dim" else 64
+    return ", ".join(name if v == size else f"{name} x {v / size:g}" for v in values)
+
+
+def models() -> str:
+    """Every model: side, likelihood, restrictions, source."""
+    return _table(
+        ("name", "side", "likelihood", "restrictions", "source"),
+        ((f"`{m.name}`", str(m.side), _likelihood(m), _restrictions(m), m.source) for m in MODELS.values()),
+    )
+
+
+def _likelihood(model: Model) -> str:
+    x = {"features": "critic's features", "laplace": "L1"}.get(
+        model.likelihood or "", model.likelihood or "the study's"
+    )
+    z = {"deterministic": "unit variance", "image": "L1"}.get(_encoder(model), _encoder(model))
+    return {"q": f"p(x\\|z): {x}".replace("\\|", "|"), "p": f"q(z|x): {z}", "both": f"{x} and {z}"}[str(model.side)]
+
+
+def _encoder(model: Model) -> str:
+    return (PRIORS[model.prior].encoder if model.prior else None) or model.encoder
+
+
+def weights() -> str:
+    """How each model's published weight reads on our scale."""
+    return _table(
+        ("name", "encoder", "weights at `weight` 1", "from the paper's"),
+        (
+            (f"`{m.name}`", _encoder(m), _weights(m), m.note or "the paper's 1")
+            for m in MODELS.values()
+            if m.restrictions
+        ),
+    )
+
+
+def restrictions() -> str:
+    """Every restriction that a study may name."""
+    normal = make_prior("normal")
+    return _table(
+        ("restriction", "unit", "estimate (normal prior)", "source"),
+        ((f"`{r.match}/{r.divergence}`", r.unit, r.estimator(normal), r.source) for r in RESTRICTIONS.values()),
+    )
+
+
+def priors() -> str:
+    """Every prior, with the restrictions that it refuses to a Gaussian encoder."""
+
+    def row(name: str) -> tuple[str, str, str, str]:
+        prior = make_prior(name)
+        encoder = ENCODERS["gaussian"]() if prior.encoder is None else ENCODERS[prior.encoder]()
+        refused = [f"{r.match}/{r.divergence}" for r in RESTRICTIONS.values() if r.refuses(prior, encoder)]
+        if len(refused) > len(RESTRICTIONS) / 2:
+            kept = [f"{r.match}/{r.divergence}" for r in RESTRICTIONS.values() if not r.refuses(prior, encoder)]
+            text = "all but " + ", ".join(kept)
+        else:
+            text = ", ".join(refused) or "none"
+        summary = (PRIORS[name].__doc__ or "").splitlines()[0]
+        return f"`{name}`", summary, prior.encoder or "any", text
+
+    return _table(("prior", "", "encoder", "restrictions refused"), map(row, PRIORS))
+
+
+def kinds() -> str:
+    """What a critic's divergence is."""
+    return _table(
+        ("kind", "reported", "unit", "source"), ((f"`{n}`", k.estimator, k.unit, k.source) for n, k in KINDS.items())
+    )
+
+
+TABLES = {"models": models, "weights": weights, "restrictions": restrictions, "priors": priors, "kinds": kinds}
+
+
+def filled(text: str) -> str:
+    """A page with its regions made anew."""
+    pattern = r"<!-- (" + "|".join(TABLES) + r") -->\n.*?<!-- end -->"
+    return re.sub(pattern, lambda m: f"<!-- {m[1]} -->\n{TABLES[m[1]]()}\n<!-- end -->", text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    for path in FILES:
+        path.write_text(filled(path.read_text()))
