@@ -24,6 +24,8 @@ from gimtune import space
 from gimtune.vocabulary import METRICS, Direction
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
+#: Samplers that decide as results come in.
+SEQUENTIAL = ("tpe", "nsga2", "gp")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 _Name = Annotated[str, Field(pattern=NAME)]
 _GROUPS = ("study", "model", "data", "prior", "network", "search", "scheduler", "resources")
@@ -101,12 +103,20 @@ class Metrics(_Section):
 
 
 class Search(_Section):
-    sampler: Literal["grid", "random"] = Field(description="grid: every combination; random: search.trials draws")
-    trials: PositiveInt | None = Field(description="members to draw (random)")
+    sampler: Literal["grid", "random", "tpe", "nsga2", "gp"] = Field(
+        description="grid: every combination; random: search.trials draws; Optuna's tpe, nsga2, gp: as they see results"
+    )
+    trials: PositiveInt | None = Field(description="members to run (all but grid)")
+    warm_start: str | None = Field(description="an earlier run's folder, whose members tpe, nsga2 and gp start from")
 
 
 class Scheduler(_Section):
-    name: Literal["fifo"] = Field(description="fifo: every member runs to the end")
+    name: Literal["fifo", "mo_asha"] = Field(
+        description="fifo: every member runs to the end; mo_asha: multi-objective successive halving"
+    )
+    grace: PositiveInt | None = Field(description="epochs before the first decision; null: budget.evaluate_every")
+    reduction: Annotated[float, Field(gt=1)] = Field(description="one in so many members goes on at a rung")
+    priority: Literal["epsilon_net", "scalarisation"] = Field(description="how a rung's members are ranked")
 
 
 class Resources(_Section):
@@ -354,8 +364,15 @@ def _validated(content: Any) -> Config:
             space.check(f"space.{key}", value)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-    if config.search.sampler == "random" and config.search.trials is None:
-        raise ConfigError("search.trials=null: search.sampler=random needs a number of members to draw")
+    if config.search.sampler != "grid" and config.search.trials is None:
+        raise ConfigError(f"search.trials=null: search.sampler={config.search.sampler} needs a number of members")
+    if config.search.warm_start is not None and config.search.sampler not in SEQUENTIAL:
+        raise ConfigError(
+            f"search.warm_start={config.search.warm_start}: search.sampler={config.search.sampler} does not learn; "
+            f"allowed are {', '.join(SEQUENTIAL)}"
+        )
+    if config.search.warm_start is not None and not (Path(config.search.warm_start) / "study.db").is_file():
+        raise ConfigError(f"search.warm_start={config.search.warm_start}: no run folder (it needs study.db)")
     if config.search.sampler == "grid" and config.search.trials is not None:
         raise ConfigError(
             f"search.trials={config.search.trials}: search.sampler=grid runs every combination; leave it null"

@@ -33,12 +33,12 @@ _TERMS = {f"{match}/{divergence}": (match, divergence) for match, divergence in 
 def members(config: Config) -> list[Member]:
     """Every member that the study runs, resolved and checked, without repeats, in the order of the space.
 
+    Of a study whose sampler decides as it goes, as many random ones: they show that the space makes sense.
+
     Raises:
         ConfigError: an unknown model or prior, a combination that makes no sense, or a value out of range.
     """
-    models = {model.name: model for model in map(_model, config.models)}
-    if len(models) < len(config.models):
-        raise ConfigError(f"models={[_name(m) for m in config.models]}: a name stands there twice")
+    models = _models(config)
     parameters = {name for model in models.values() for name in model.parameters}
     for key in config.space:
         if key not in SWEPT and key not in parameters:
@@ -46,7 +46,7 @@ def members(config: Config) -> list[Member]:
             raise ConfigError(f"space.{key}: unknown key; allowed are {', '.join(SWEPT)}{own}")
     for key, value in config.space.items():
         _check_conditions(f"space.{key}", value, {*MODELS, *models})
-    whole = {"model": {"grid": list(models)}, **config.space}
+    whole = whole_space(config)
     random = np.random.default_rng(config.seed)
     found: dict[str, Member] = {}
     try:
@@ -63,6 +63,30 @@ def members(config: Config) -> list[Member]:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return list(found.values())
+
+
+def whole_space(config: Config) -> dict[str, Any]:
+    """The study's space with its models as one key more."""
+    return {"model": {"grid": list(_models(config))}, **config.space}
+
+
+def member(config: Config, assignment: Mapping[str, Any]) -> Member:
+    """One combination of the space, resolved and checked.
+
+    Raises:
+        ConfigError: as `members`.
+    """
+    try:
+        return _member(config, _models(config)[assignment["model"]], assignment)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _models(config: Config) -> dict[str, Model]:
+    models = {model.name: model for model in map(_model, config.models)}
+    if len(models) < len(config.models):
+        raise ConfigError(f"models={[_name(m) for m in config.models]}: a name stands there twice")
+    return models
 
 
 def _check_conditions(key: str, value: Any, models: set[str]) -> None:

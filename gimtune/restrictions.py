@@ -215,7 +215,9 @@ class Restriction:
         assert critic is not None
         assert self.pair is not None
         with torch.no_grad():
-            pair = self.pair(sample)
+            under_q, under_p = self.pair(sample)
+            # a sample that was looked at before holds the model's gradient
+            pair = under_q.detach(), under_p.detach()
             # the difference is the part of the logits that is no critic's
             offsets = self.logits(sample, lambda inputs: inputs.new_zeros(len(inputs))) if self._with_prior else (0, 0)
             if critic.instance_noise:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -91,25 +91,45 @@ def expand(space: Mapping[str, Any]) -> Iterator[Assignment]:
     yield from extend({}, _ordered(space))
 
 
-def draw(space: Mapping[str, Any], random: np.random.Generator) -> Assignment:
-    """One combination at random; a grid is drawn from as a choice is."""
+#: From a part's name, kind and content to what is taken: an index of a list, or a value of a range.
+Choose = Callable[[str, str, list[Any]], Any]
+
+
+def assign(space: Mapping[str, Any], choose: Choose) -> Assignment:
+    """One combination, each part taken by ``choose``; a part's name says under which condition it stands."""
     done: Assignment = {}
     for key in _ordered(space):
-        done[key] = _one(f"space.{key}", space[key], done, random)
+        done[key] = _one(f"space.{key}", space[key], done, choose)
     return done
+
+
+def draw(space: Mapping[str, Any], random: np.random.Generator) -> Assignment:
+    """One combination at random; a grid is drawn from as a choice is."""
+
+    def choose(name: str, kind: str, content: list[Any]) -> Any:
+        if kind in LISTS:
+            return int(random.integers(len(content)))
+        if kind == "uniform":
+            return float(random.uniform(*content))
+        if kind == "loguniform":
+            low, high = (math.log(bound) for bound in content)
+            return math.exp(random.uniform(low, high))
+        return int(random.integers(*content))
+
+    return assign(space, choose)
 
 
 def _ordered(space: Mapping[str, Any]) -> list[str]:
     return [k for k in CONDITIONS if k in space] + [k for k in space if k not in CONDITIONS]
 
 
-def _selected(key: str, value: Mapping[str, Any], done: Assignment) -> Any:
+def _selected(key: str, value: Mapping[str, Any], done: Assignment) -> tuple[str, Any]:
     condition = done.get(value["per"])
     name = str(condition.get("name") if isinstance(condition, Mapping) else condition)
     if name in value:
-        return value[name]
+        return name, value[name]
     if "default" in value:
-        return value["default"]
+        return name, value["default"]
     raise ValueError(f"{key}: nothing for {value['per']}={name}, and no default")
 
 
@@ -117,7 +137,7 @@ def _every(key: str, value: Any, done: Assignment) -> list[Any]:
     if not isinstance(value, Mapping):
         return [value]
     if "per" in value:
-        return _every(key, _selected(key, value, done), done)
+        return _every(key, _selected(key, value, done)[1], done)
     if "grid" in value:
         return [concrete for inner in value["grid"] for concrete in _every(key, inner, done)]
     if drawn := [k for k in value if k in KINDS]:
@@ -128,19 +148,14 @@ def _every(key: str, value: Any, done: Assignment) -> list[Any]:
     return [dict(zip(value, combination, strict=True)) for combination in itertools.product(*parts)]
 
 
-def _one(key: str, value: Any, done: Assignment, random: np.random.Generator) -> Any:
+def _one(key: str, value: Any, done: Assignment, choose: Choose) -> Any:
     if not isinstance(value, Mapping):
         return value
     if "per" in value:
-        return _one(key, _selected(key, value, done), done, random)
-    for kind in LISTS:
+        name, selected = _selected(key, value, done)
+        return _one(f"{key}.{name}", selected, done, choose)
+    for kind in KINDS:
         if kind in value:
-            return _one(key, value[kind][int(random.integers(len(value[kind])))], done, random)
-    if "uniform" in value:
-        return float(random.uniform(*value["uniform"]))
-    if "loguniform" in value:
-        low, high = (math.log(bound) for bound in value["loguniform"])
-        return math.exp(random.uniform(low, high))
-    if "randint" in value:
-        return int(random.integers(*value["randint"]))
-    return {name: _one(f"{key}.{name}", inner, done, random) for name, inner in value.items()}
+            taken = choose(key, kind, value[kind])
+            return _one(key, value[kind][taken], done, choose) if kind in LISTS else taken
+    return {name: _one(f"{key}.{name}", inner, done, choose) for name, inner in value.items()}

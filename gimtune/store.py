@@ -34,6 +34,7 @@ _TEXT = {
         "prior",
         "data",
         "network",
+        "pack",
         "config",
     ),
     *("status", "error", "checkpoint", "fid_features", "reasons", "flags", "estimators"),
@@ -126,9 +127,8 @@ class Store:
     def plan(self, rows: Iterable[Row]) -> None:
         """Write the members that are to run; those already there are left as they are."""
         with self._transaction():
-            known = {str(r[0]) for r in self._db.execute("SELECT trial FROM trials")}
             for row in rows:
-                if row["trial"] not in known:
+                if self._db.execute("SELECT 1 FROM trials WHERE trial=?", (row["trial"],)).fetchone() is None:
                     self._upsert("trials", ["trial"], {"status": Status.PLANNED, **row})
 
     def report(self, rows: Sequence[Row]) -> None:
@@ -166,9 +166,9 @@ class Store:
         """One row per member, its last report, in the order they were planned."""
         return self._frame("SELECT * FROM trials ORDER BY rowid")
 
-    def reports(self) -> pd.DataFrame:
-        """One row per evaluation, ordered by trial and epoch."""
-        return self._frame("SELECT * FROM reports ORDER BY trial, epoch")
+    def reports(self, arrival: bool = False) -> pd.DataFrame:
+        """One row per evaluation, ordered by trial and epoch, or as they came in."""
+        return self._frame(f"SELECT * FROM reports ORDER BY {'rowid' if arrival else 'trial, epoch'}")
 
     def _frame(self, query: str) -> pd.DataFrame:
         frame = pd.read_sql_query(query, self._db)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,7 @@ def run(
     evaluation: Evaluation,
     folder: Path | None = None,
     note: Callable[[str], None] = lambda text: None,
+    stopped: Callable[[], Collection[str]] = tuple,
 ) -> Iterator[Rows]:
     """Train a pack to its end; yields one row per member at every evaluation.
 
@@ -199,6 +200,8 @@ def run(
 
     Args:
         note: is told of a checkpoint that cannot be read.
+        stopped: names members that are to end where they stand; asked before every interval. They are measured on the
+            test split and leave the pack.
     """
     pack = Pack(members, evaluation)
     last, every = members[0].epochs, members[0].evaluate_every
@@ -210,7 +213,11 @@ def run(
         yield rows
     while pack.members and pack.epoch < last:
         rows = []
-        while pack.epoch < last:
+        names = stopped()
+        if halted := [m for m in pack.members if m.trial in names]:
+            rows += [_measured(pack, m, Status.STOPPED, folder) for m in halted]
+            pack.drop(halted)
+        while pack.members and pack.epoch < last:
             pack.train_epoch()
             if lost := pack.diverged():
                 why = f"the loss was not finite in epoch {pack.epoch}"
@@ -222,23 +229,11 @@ def run(
                 break
         ending = pack.epoch == last
         failed: list[Member] = []
-        for index, member in enumerate(pack.members):
-            started = time.perf_counter()
-            status = Status.DONE if ending else Status.RUNNING
-            try:
-                metrics = pack.measure(index, ("validation", "test") if ending else ("validation",))
-            except torch.OutOfMemoryError:
-                raise
-            except (ArithmeticError, RuntimeError, ValueError) as error:
-                # this member's numbers, not the machine: the others of its pack go on
-                status = Status.FAILED
-                metrics = evaluation.failed(member, ("validation", "test"), f"{type(error).__name__}: {error}")
-                failed.append(member)
-            pack.seconds[member.trial] += time.perf_counter() - started
-            row = _row(pack, member, metrics, status)
-            if status is Status.DONE and folder:
-                row["checkpoint"] = _keep(pack, index, folder)
+        for member in pack.members:
+            row = _measured(pack, member, Status.DONE if ending else Status.RUNNING, folder)
             rows.append(row)
+            if row["status"] == Status.FAILED:
+                failed.append(member)
         if failed:
             pack.drop(failed)
         if checkpoints:
@@ -246,6 +241,26 @@ def run(
             for old in sorted(checkpoints.glob("epoch-*.pt"))[:-_KEPT]:
                 old.unlink()
         yield rows
+
+
+def _measured(pack: Pack, member: Member, status: Status, folder: Path | None) -> dict[str, Any]:
+    """A member's row; where its status is final, with the test split, its weights and its samples."""
+    started, index = time.perf_counter(), pack.members.index(member)
+    final = status in (Status.DONE, Status.STOPPED)
+    try:
+        metrics = pack.measure(index, ("validation", "test") if final else ("validation",))
+    except torch.OutOfMemoryError:
+        raise
+    except (ArithmeticError, RuntimeError, ValueError) as error:
+        # this member's numbers, not the machine: the others of its pack go on
+        status = Status.FAILED
+        why = f"{type(error).__name__}: {error}"
+        metrics = pack.evaluation.failed(member, ("validation", "test"), why)
+    pack.seconds[member.trial] += time.perf_counter() - started
+    row = _row(pack, member, metrics, status)
+    if status in (Status.DONE, Status.STOPPED) and folder:
+        row["checkpoint"] = _keep(pack, index, folder)
+    return row
 
 
 def pack_name(members: Sequence[Member]) -> str:

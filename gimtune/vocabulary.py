@@ -248,6 +248,7 @@ IDENTITY = (
     "seed",
     "data",
     "network",
+    "pack",
     "config",
 )
 #: Columns that say how far it came.

@@ -186,6 +186,93 @@ def test_failed_and_diverged_members_are_rows(drive, tmp_path):
     assert lost["reasons"].str.contains('"fid"').all()
 
 
+SEARCH = [
+    "study=search",
+    "models=[vae,wvae]",
+    "space.prior=normal",
+    "space.seed={grid: [0, 1]}",
+    "space.latent_dim=4",
+    "network.hidden=[32]",
+    "budget.epochs=6",
+    "budget.evaluate_every=1",
+    "resources.members=2",
+    "search.trials=9",
+    "scheduler=mo_asha",
+    "scheduler.reduction=2",
+    "ray.dashboard=false",
+]
+
+
+def search_run(folder: Path) -> Path:
+    (run,) = (folder / "results" / "search").iterdir()
+    return run
+
+
+def optuna_states(run: Path) -> list[str]:
+    """States of Optuna's trials that belong to a member, as its journal has them."""
+    import optuna
+
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(run / "optuna.log")))
+    study = optuna.load_study(study_name=None, storage=storage)
+    return sorted(t.state.name for t in study.get_trials() if "member" in t.user_attrs)
+
+
+def check_searched(run: Path) -> None:
+    """Every member there once, whole and ended; a stopped one measured on the test split where it stands."""
+    study = analysis.load(run)
+    trials = study.trials
+    assert len(trials) == 9
+    assert trials["trial"].is_unique
+    assert set(trials["status"]) <= {"done", "stopped"}
+    assert (trials.loc[trials["status"] == "done", "epoch"] == 6).all()
+    stopped = trials[trials["status"] == "stopped"]
+    assert len(stopped)
+    # rungs stand at 1, 2 and 4 epochs
+    assert set(stopped["epoch"]) <= {1, 2, 4}
+    assert trials["test_fid"].notna().all()
+    for trial in trials["trial"]:
+        assert (run / "members" / f"{trial}.pt").is_file()
+    counted = study.reports.groupby("trial")["epoch"].agg(list)
+    for trial, epoch in zip(trials["trial"], trials["epoch"], strict=True):
+        assert sorted(counted[trial]) == list(range(1, int(epoch) + 1))
+    states = trials["status"].map({"done": "COMPLETE", "stopped": "PRUNED"})
+    assert optuna_states(run) == sorted(states)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("nsga2", marks=pytest.mark.slow)])
+def test_a_search_suggests_stops_and_ends(drive, tmp_path, sampler):
+    driver = drive(tmp_path, *SEARCH, f"search={sampler}")
+    assert driver.wait() == 0, driver.said()
+    check_searched(search_run(tmp_path))
+    assert f"9 members by {sampler}" in driver.said()
+
+
+@pytest.mark.slow
+def test_a_killed_search_has_its_members_at_the_end(drive, tmp_path):
+    driver = drive(tmp_path, *SEARCH, "search=tpe")
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        assert driver.process.poll() is None, driver.said()
+        try:
+            with Store(search_run(tmp_path) / "study.db") as store:
+                if len(store.reports()) >= 12:
+                    break
+        except (FileNotFoundError, ValueError):
+            pass
+        time.sleep(0.05)
+    driver.process.kill()
+    driver.end()
+    run = search_run(tmp_path)
+    before = analysis.load(run).trials
+    ended = before[before["status"].isin(["done", "stopped"])]
+    again = drive(tmp_path, f"resume={run}")
+    assert again.wait() == 0, again.said()
+    check_searched(run)
+    after = analysis.load(run).trials.set_index("trial")
+    # nothing that had ended was touched
+    assert (after.loc[ended["trial"], "fid"].to_numpy() == ended["fid"].to_numpy()).all()
+
+
 def test_packs_hold_members_that_can_share_a_program():
     planned = [
         member(model, weight=w, seed=s, prior=p)

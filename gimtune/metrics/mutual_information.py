@@ -27,22 +27,24 @@ def gaussian(mu: Tensor, sigma: Tensor, noise: float = 0.0) -> float:
     return float(0.5 * (joint - variance.log().sum(1).mean()))
 
 
-def of_samples(codes: Tensor, noise: float = 0.0) -> float:
+def of_samples(codes: Tensor, noise: float = 0.0, generator: torch.Generator | None = None) -> float:
     """The same from codes alone, (k, n, d): k of each of n images; both entropies are those of Gaussians.
 
     h(z|x) takes each image's own covariance where k > d + 1, less the bias of a log-determinant from k samples (Misra
-    et al. 2005, eq. 2.1), and else its variances. Of a Gaussian encoder it is `gaussian`, up to sampling.
+    et al. 2005, eq. 2.1), and else its variances. Of a Gaussian encoder it is `gaussian`, up to sampling. The noise is
+    drawn: an exact noise^2 in the covariances would not have the bias that is taken off.
     """
     codes = codes.double()
+    if noise:
+        codes = codes + noise * torch.randn(codes.shape, generator=generator, dtype=codes.dtype, device=codes.device)
     each, dims = codes.shape[0], codes.shape[2]
     centred = codes - codes.mean(0)
-    variance = centred.square().sum(0) / (each - 1) + noise**2
+    variance = centred.square().sum(0) / (each - 1)
     pooled = codes.flatten(0, 1)
-    joint = torch.cov(pooled.T).reshape(dims, dims) + noise**2 * torch.eye(dims, dtype=codes.dtype, device=codes.device)
+    joint = torch.cov(pooled.T).reshape(dims, dims)
     free = torch.tensor(each - 1.0, dtype=codes.dtype)
     if each > dims + 1:
         covariance = torch.einsum("kni,knj->nij", centred, centred) / (each - 1)
-        covariance.diagonal(dim1=1, dim2=2).add_(noise**2)
         own = torch.linalg.slogdet(covariance).logabsdet.mean()
         bias = torch.digamma(0.5 * (free - torch.arange(dims))).sum() + dims * torch.log(2 / free)
     else:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -37,9 +37,25 @@ def packs(
         groups.setdefault(key(member), []).append(member)
     made: list[Pack] = []
     for group in groups.values():
-        most = size if size != "auto" else _auto(group[0], image, device)
-        made += [group[i : i + most] for i in range(0, len(group), most)]
+        count = most(group[0], size, image, device)
+        made += [group[i : i + count] for i in range(0, len(group), count)]
     return made
+
+
+def rows_of(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each member's row of a result as Ray gives it to searchers and schedulers: flat, ``members/<trial>/<column>``."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, value in result.items():
+        top, _, rest = name.partition("/")
+        trial, _, column = rest.partition("/")
+        if top == "members" and column:
+            rows.setdefault(trial, {})[column] = value
+    return rows
+
+
+def most(member: Member, size: int | Literal["auto"], image: tuple[int, int, int], device: str = "cpu") -> int:
+    """How many members may share a pack with this one."""
+    return size if size != "auto" else _auto(member, image, device)
 
 
 def _auto(member: Member, image: tuple[int, int, int], device: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ class Recorder(Callback):
         store: open for writing.
         epochs: of a member.
         objectives: of the front that is shown.
+        total: members of the whole study, planned or not yet.
 
     Attributes:
         first_row: seconds from the start of this process to the first evaluated row, or ``None`` so far.
     """
 
-    def __init__(self, store: Store, epochs: int, objectives: dict[str, str], console: Console) -> None:
-        self.store, self.objectives, self.console = store, objectives, console
+    def __init__(self, store: Store, epochs: int, objectives: dict[str, str], total: int, console: Console) -> None:
+        self.store, self.objectives, self.total, self.console = store, objectives, total, console
         self._status = store.statuses()
         frame = store.trials()
         self._ended: dict[str, Any] = {
@@ -46,6 +48,12 @@ class Recorder(Callback):
         self._front: Front | None = None
         self.first_row: float | None = None
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+
+    def add(self, trials: Iterable[str]) -> None:
+        """Members that were planned since."""
+        for trial in trials:
+            self._status.setdefault(trial, Status.PLANNED)
+            self._epoch.setdefault(trial, 0)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -116,6 +124,7 @@ class Recorder(Callback):
         """Seconds until the end, at the rate of epochs so far."""
         done = sum(self._epoch.values()) - self._before
         left = sum(self._epochs - e for t, e in self._epoch.items() if self._status[t] not in ENDED)
+        left += self._epochs * (self.total - len(self._epoch))
         return (time.monotonic() - self._started) * left / done if done else None
 
     def _summary(self) -> dict[str, str]:
@@ -123,7 +132,7 @@ class Recorder(Callback):
         if self._front is None:
             self._front = _front(list(self._ended.values()), self.objectives)
         shown = {
-            "done": f"{counts['done'] + counts['stopped']} of {len(self._status)}",
+            "done": f"{counts['done'] + counts['stopped']} of {self.total}",
             "running": str(counts["running"]),
             "failed": str(counts["failed"] + counts["diverged"]),
             "time left": _span(self._remaining()),

@@ -28,13 +28,13 @@ from rich.table import Table
 
 from analysis.load import load as load_run
 from gimtune import data as datasets
-from gimtune.config import Config, ConfigError, check_machine, check_storage, dump
+from gimtune.config import SEQUENTIAL, Config, ConfigError, check_machine, check_storage, dump
 from gimtune.data import Dataset
 from gimtune.metrics import fid
 from gimtune.resolve import members
 from gimtune.store import Store
 from gimtune.training import pack_name
-from gimtune.tuning.packs import Pack, packs
+from gimtune.tuning.packs import Pack, most, packs
 from gimtune.vocabulary import ENDED, Member, Status
 
 _PACKAGES = (
@@ -60,28 +60,36 @@ def launch(config: Config, console: Console) -> int:
         ConfigError: bad input; nothing was started.
     """
     run = Path(config.resume).resolve() if config.resume else None
+    sequential = config.search.sampler in SEQUENTIAL
     planned = _planned(run) if run else members(config)
+    if config.scheduler.name == "mo_asha":
+        _check_rungs(config)
     if not config.ray.address:
         check_machine(config, [(os.cpu_count() or 1, _gpus(config))])
     _check_features(config)
     data = _data(config)
-    made = packs(planned, config.resources.members, data.image, "cuda" if config.resources.gpu else "cpu")
+    made = _packs_of(run, planned) if run else packs(planned, config.resources.members, data.image, _kind(config))
     if config.dry_run:
         _print_plan(config, made, console)
         return 0
+    if run is None and sequential:
+        made = []
     if run is None:
         run = _new_run(config)
         with Store(run / "study.db", create=True) as store:
             created = datetime.now(UTC).isoformat(timespec="seconds")
             store.annotate(name=config.name, created=created, objectives=json.dumps(dict(config.objectives)))
-            store.plan(_identity(config, member) for member in planned)
+            _plan(config, store, made)
     try:
         with _only_driver(run):
             _run_and_annotate(config, made, data, run, console)
     except KeyboardInterrupt:
         pass
     with Store(run / "study.db") as store:
-        open_members = sum(status not in ENDED for status in store.statuses().values())
+        statuses = store.statuses()
+        open_members = sum(status not in ENDED for status in statuses.values())
+        if sequential and "exhausted" not in store.meta:
+            open_members += (config.search.trials or 0) - len(statuses)
     if open_members:
         console.print(f"Interrupted with {open_members} members to go. Go on with:")
         console.print(f"  python -m gimtune resume={_relative(run)}", **_PLAIN)
@@ -116,13 +124,16 @@ def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Stor
     """Ray Tune over the packs that have not ended."""
     statuses = store.statuses()
     todo = [pack for pack in made if any(statuses[m.trial] not in ENDED for m in pack)]
-    if not todo:
+    sequential = config.search.sampler in SEQUENTIAL
+    total = (config.search.trials or 0) if sequential else len(statuses)
+    if not todo and len(statuses) == total:
         return
     from ray import nodes, tune
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
     from gimtune.tuning.cluster import connected
     from gimtune.tuning.recorder import Recorder
+    from gimtune.tuning.scheduler import halving
     from gimtune.tuning.trainable import GimTrial
 
     size = sum(array.nbytes for array in data.images.values())
@@ -130,16 +141,27 @@ def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Stor
         # what Ray counts, which in a container is less than the machine has
         there = [n["Resources"] for n in nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
         check_machine(config, [(n.get("CPU", 0), n.get("GPU", 0)) for n in there])
-        console.print(f"{sum(map(len, made))} members in {len(made)} trials, run folder {_relative(run)}", **_PLAIN)
+        parts = f"by {config.search.sampler}" if sequential else f"in {len(made)} trials"
+        console.print(f"{total} members {parts}, run folder {_relative(run)}", **_PLAIN)
         console.print(where, **_PLAIN)
         trainable = tune.with_parameters(GimTrial, data=data)
         trainable.__qualname__ = GimTrial.__qualname__  # what the dashboard and `ps` show
-        with Recorder(store, config.budget.epochs, dict(config.objectives), console) as recorder:
+        with Recorder(store, config.budget.epochs, dict(config.objectives), total, console) as recorder:
+            searcher, space, samples = None, {}, 1
+            if sequential:
+                searcher, samples = _searcher(config, todo, total, data, run, recorder), total
+            else:
+                space = {"pack": tune.grid_search([_trial_config(config, pack, run) for pack in todo])}
             Tuner(
                 trainable,
-                param_space={"pack": tune.grid_search([_trial_config(config, pack, run) for pack in todo])},
+                param_space=space,
                 tune_config=TuneConfig(
-                    reuse_actors=True, trial_name_creator=_trial_name, trial_dirname_creator=_trial_name
+                    reuse_actors=True,
+                    trial_name_creator=_trial_name,
+                    trial_dirname_creator=_trial_name,
+                    scheduler=halving(config, store, todo, run),
+                    search_alg=searcher,
+                    num_samples=samples,
                 ),
                 run_config=RunConfig(
                     name="ray",
@@ -150,8 +172,58 @@ def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Stor
                     verbose=0,
                 ),
             ).fit()
+        if searcher is not None and searcher.exhausted:
+            store.annotate(exhausted="the space has no more members")
         if recorder.first_row is not None:
             store.annotate(first_row_seconds=f"{recorder.first_row:.1f}")
+
+
+def _searcher(config: Config, todo: list[Pack], total: int, data: Dataset, run: Path, recorder: Any) -> Any:
+    from gimtune.tuning.search import Proposals
+    from gimtune.tuning.suggest import Suggestions
+
+    store: Store = recorder.store
+    known = store.trials()
+
+    def begin(pack: Pack) -> dict[str, Any]:
+        _plan(config, store, [pack])
+        recorder.add(one.trial for one in pack)
+        return _trial_config(config, pack, run)
+
+    return Suggestions(
+        Proposals(config, run, known),
+        todo,
+        total - len(known),
+        lambda first: most(first, config.resources.members, data.image, _kind(config)),
+        begin,
+    )
+
+
+def _plan(config: Config, store: Store, made: list[Pack]) -> None:
+    store.plan({**_identity(config, one), "pack": pack_name(pack)} for pack in made for one in pack)
+
+
+def _packs_of(run: Path, planned: list[Member]) -> list[Pack]:
+    """The packs that the run's members were planned in."""
+    with Store(run / "study.db") as store:
+        names = store.trials()["pack"]
+    groups: dict[str, Pack] = {}
+    for name, one in zip(names, planned, strict=True):
+        groups.setdefault(str(name), []).append(one)
+    return list(groups.values())
+
+
+def _kind(config: Config) -> str:
+    return "cuda" if config.resources.gpu else "cpu"
+
+
+def _check_rungs(config: Config) -> None:
+    from gimtune.tuning.scheduler import make_rungs
+
+    try:
+        make_rungs(config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _trial_config(config: Config, pack: Pack, run: Path) -> dict[str, Any]:
@@ -320,6 +392,8 @@ def _print_plan(config: Config, made: list[Pack], console: Console) -> None:
     console.print(table)
     first = made[0][0]
     budget = f"{first.epochs} epochs each, evaluated every {first.evaluate_every}, on {first.data['name']}"
+    if config.search.sampler in SEQUENTIAL:
+        budget = f"members drawn at random stand for those that {config.search.sampler} will suggest; {budget}"
     console.print(f"{budget}; nothing was started", **_PLAIN)
 
 

@@ -16,6 +16,7 @@ from gimtune.data import Dataset
 from gimtune.evaluation import Evaluation
 from gimtune.metrics import fid
 from gimtune.training import Rows, default_device, pack_name, run
+from gimtune.tuning.scheduler import halted_in
 from gimtune.vocabulary import ENDED, METRICS, Direction, Member, Status
 
 _evaluations: dict[tuple[str, str], Evaluation] = {}
@@ -59,7 +60,8 @@ class GimTrial(tune.Trainable):
             # made here and not in setup: an error in it is then this pack's alone, with its text in its rows
             if self._rows is None:
                 evaluation = _evaluation(self._data, self._folder, dict(self._members[0].metrics), self._device)
-                self._rows = run(self._members, evaluation, self._folder, note=self._note)
+                pack = self._folder / "packs" / pack_name(self._members)
+                self._rows = run(self._members, evaluation, self._folder, self._note, lambda: halted_in(pack))
             rows: Rows = next(self._rows)
         except (OSError, MemoryError, torch.OutOfMemoryError):
             raise  # the machine's doing: Ray starts the pack again, from its checkpoint

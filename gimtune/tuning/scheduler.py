@@ -1,0 +1,95 @@
+"""Successive halving on Ray: members of a pack are judged one by one, and told through the pack's folder.
+
+Ray's scheduler stops whole trials; here a pack goes on until all its members have ended. The decision stands in
+``packs/<pack>/stop.json`` before Ray asks the worker for its next interval, which begins by reading it. Ray forgets a
+scheduler's memory when a study is resumed, so it is rebuilt from the store's reports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from gimtune.config import Config
+from gimtune.store import Store
+from gimtune.training import pack_name
+from gimtune.tuning.mo_asha import Rungs
+from gimtune.tuning.packs import Pack, rows_of
+from gimtune.vocabulary import Status
+
+_FILE = "stop.json"
+
+
+def halving(config: Config, store: Store, todo: Iterable[Pack], run: Path) -> Halving | None:
+    """The study's scheduler with its memory as the store has it, or ``None`` where every member runs to the end."""
+    if config.scheduler.name == "fifo":
+        return None
+    rungs = make_rungs(config)
+    rungs.rebuild({str(k): v for k, v in row.items()} for row in store.reports(arrival=True).to_dict("records"))
+    for pack in todo:
+        # a driver that died after a report was stored and before its decision was
+        _tell(run / "packs" / pack_name(pack), [m.trial for m in pack if m.trial in rungs.stopped])
+    return Halving(rungs)
+
+
+def make_rungs(config: Config) -> Rungs:
+    """Empty rungs as the configuration has them.
+
+    Raises:
+        ValueError: an option that does not fit the budget; the message names its key.
+    """
+    return Rungs(
+        dict(config.objectives),
+        max_epochs=config.budget.epochs,
+        grace=config.scheduler.grace or config.budget.evaluate_every,
+        reduction=config.scheduler.reduction,
+        priority=config.scheduler.priority,
+        seed=config.seed,
+    )
+
+
+class Halving(FIFOScheduler):
+    """`Rungs` behind Ray's interface. Trials are started in order and never stopped by it: packs end by themselves."""
+
+    def __init__(self, rungs: Rungs) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.rungs = rungs
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray pickles it at the start of a study, to restore what we rebuild
+        return {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        rows = rows_of(result)
+        halted = [
+            name
+            for name, row in rows.items()
+            if row["status"] == Status.RUNNING and not self.rungs.report(name, row["epoch"], row)
+        ]
+        pack = trial.config["pack"]
+        _tell(Path(pack["folder"]) / "packs" / pack["name"], halted)
+        decision: str = TrialScheduler.CONTINUE
+        return decision
+
+
+def _tell(folder: Path, halted: list[str]) -> None:
+    if not halted:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{_FILE}.{os.getpid()}"
+    temporary.write_text(json.dumps(sorted({*halted, *halted_in(folder)})))
+    temporary.replace(folder / _FILE)
+
+
+def halted_in(folder: Path) -> list[str]:
+    """Members of a pack that are to end where they stand."""
+    try:
+        found: list[str] = json.loads((folder / _FILE).read_text())
+    except FileNotFoundError:
+        return []
+    return found

@@ -1,0 +1,154 @@
+"""Optuna by ask and tell: what is suggested is a function of the seed and of what was told."""
+
+import dataclasses
+import math
+
+import pandas as pd
+import pytest
+from optuna.trial import TrialState
+
+from gimtune.config import SEQUENTIAL, ConfigError, load
+from gimtune.resolve import members
+from gimtune.store import Store
+from gimtune.tuning.packs import key
+from gimtune.tuning.search import Proposals
+from gimtune.vocabulary import Status
+
+NOTHING = pd.DataFrame()
+SPACE = [
+    "study=search",
+    "search.trials=20",
+    "models=[vae,wae_mmd]",
+    "space.prior={grid: [normal, {name: laplace, scale: {uniform: [0.5, 2]}}]}",
+    "space.latent_dim={randint: [4, 9]}",
+]
+
+
+def config(*arguments, sampler="tpe"):
+    return load([*SPACE, f"search={sampler}", *arguments])
+
+
+def outcome(one):
+    """Objectives that are a function of the member: the best weight is 0.1."""
+    return {"fid": abs(math.log(one.weight / 0.1)), "probe_accuracy": 1 / (1 + one.latent_dim)}
+
+
+def asked(proposals, packs, most=4):
+    found = []
+    for _ in range(packs):
+        pack = proposals.ask(lambda first: most)
+        for one in pack:
+            proposals.tell(one.trial, Status.DONE, outcome(one))
+        found += pack
+    return found
+
+
+def row(one, status=Status.DONE, **values):
+    return {"trial": one.trial, "status": str(status), **outcome(one), **values}
+
+
+@pytest.mark.parametrize("sampler", SEQUENTIAL)
+def test_two_studies_ask_the_same(tmp_path, sampler):
+    folders = [tmp_path / name / "run" for name in "ab"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    one, two = (asked(Proposals(config(sampler=sampler), folder, NOTHING), 4) for folder in folders)
+    assert [m.trial for m in one] == [m.trial for m in two]
+    assert len({m.trial for m in one}) == len(one)
+    other = tmp_path / "other"
+    other.mkdir()
+    assert one != asked(Proposals(config("seed=1", sampler=sampler), other, NOTHING), 4)
+
+
+def test_a_pack_can_share_a_program_and_spans_weights(tmp_path):
+    proposals = Proposals(config("models=[wae_mmd]"), tmp_path, NOTHING)
+    pack = proposals.ask(lambda first: 4)
+    assert len(pack) == 4
+    assert len({key(one) for one in pack}) == 1
+    assert len({one.weight for one in pack}) == 4
+    assert all(0.001 <= one.weight <= 0.3 for one in pack)
+
+
+def test_what_was_asked_before_a_kill_is_asked_again(tmp_path):
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    expected = asked(Proposals(config(), whole, NOTHING), 6)
+    proposals = Proposals(config(), tmp_path, NOTHING)
+    first = asked(proposals, 3)
+    again = Proposals(config(), tmp_path, pd.DataFrame([row(one) for one in first]))
+    # Optuna's journal names the study by its folder; the suggestions do not depend on it
+    assert [m.trial for m in first + asked(again, 3)] == [m.trial for m in expected]
+
+
+def test_open_trials_are_brought_to_where_the_store_stands(tmp_path):
+    proposals = Proposals(config("models=[wae_mmd]"), tmp_path, NOTHING)
+    done, stopped, running, lost = proposals.ask(lambda first: 4)
+    known = [row(done), row(stopped, Status.STOPPED), row(running, Status.RUNNING)]
+    again = Proposals(config("models=[wae_mmd]"), tmp_path, pd.DataFrame(known))
+    states = {t.user_attrs.get("member"): t.state for t in again.study.get_trials()}
+    assert states[done.trial] is TrialState.COMPLETE
+    assert states[stopped.trial] is TrialState.PRUNED
+    assert states[running.trial] is TrialState.RUNNING
+    # planned nowhere: the driver died between question and plan
+    assert states[lost.trial] is TrialState.FAIL
+    again.tell(running.trial, Status.DONE, outcome(running))
+    told = again.study.get_trials()[2]
+    assert tuple(told.values) == tuple(outcome(running).values())  # noqa: PD011 - Optuna's
+
+
+@pytest.mark.parametrize(
+    ("status", "values"),
+    [
+        (Status.DIVERGED, {"fid": math.nan, "probe_accuracy": math.nan}),
+        (Status.FAILED, {}),
+        (Status.DONE, {"fid": 3.0, "probe_accuracy": math.nan}),
+        (Status.DONE, {"fid": 3.0, "probe_accuracy": None}),
+        (Status.DONE, {"fid": math.inf, "probe_accuracy": 0.5}),
+    ],
+)
+def test_a_member_without_its_objectives_is_told_as_failed(tmp_path, status, values):
+    proposals = Proposals(config(), tmp_path, NOTHING)
+    (one,) = proposals.ask(lambda first: 1)
+    proposals.tell(one.trial, status, values)
+    proposals.tell(one.trial, Status.DONE, outcome(one))
+    assert [t.state for t in proposals.study.get_trials()] == [TrialState.FAIL]
+
+
+def test_a_small_space_ends_with_its_members(tmp_path):
+    small = config("space.prior=normal", "space.latent_dim=4", "space.weight={grid: [0.1, 1]}")
+    found = asked(Proposals(small, tmp_path, NOTHING), 10)
+    assert sorted((m.model, m.weight) for m in found) == [("vae", 0.1), ("vae", 1), ("wae_mmd", 0.1), ("wae_mmd", 1)]
+
+
+def test_a_study_starts_from_an_earlier_one(tmp_path):
+    earlier = load([*SPACE, "search=random"])
+    planned = members(earlier)
+    with Store(tmp_path / "study.db", create=True) as store:
+        store.plan({"trial": m.trial, "model": m.model, "config": m.to_json()} for m in planned)
+        store.report([{**row(m), "epoch": 1} for m in planned])
+        odd = dataclasses.replace(planned[0], data={"name": "mnist", "seed": 0})
+        store.plan([{"trial": odd.trial, "model": odd.model, "config": odd.to_json()}])
+        store.report([{**row(odd), "epoch": 1}])
+    new = tmp_path / "new"
+    new.mkdir()
+    narrow = config(f"search.warm_start={tmp_path}", "space.latent_dim={randint: [4, 7]}")
+    proposals = Proposals(narrow, new, NOTHING)
+    taken = proposals.study.get_trials()
+    inside = [m for m in planned if m.latent_dim < 7]
+    assert 0 < len(inside) < len(planned)
+    assert [t.values for t in taken] == [list(outcome(m).values()) for m in inside]  # noqa: PD011 - Optuna's
+    assert {t.params["space.model"] for t in taken} == {"vae", "wae_mmd"}
+    for frozen, one in zip(taken, inside, strict=True):
+        assert frozen.params["space.latent_dim"] == one.latent_dim
+        if one.prior["name"] == "laplace":
+            assert frozen.params["space.prior.scale"] == one.prior["scale"]
+    # and it learns from them without counting them as its own
+    assert len(asked(proposals, 2)) == 8
+
+
+def test_a_warm_start_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"search\.warm_start=/nowhere: no run folder"):
+        config("search.warm_start=/nowhere")
+    (tmp_path / "study.db").write_text("not a database")
+    with pytest.raises(ConfigError, match="not a results store"):
+        Proposals(config(f"search.warm_start={tmp_path}"), tmp_path, NOTHING)
