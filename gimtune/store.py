@@ -23,20 +23,7 @@ Value = float | int | str | bool | None
 Row = Mapping[str, Value]
 
 _TEXT = {
-    *(
-        "trial",
-        "study",
-        "model",
-        "side",
-        "restrictions",
-        "likelihood_name",
-        "encoder",
-        "prior",
-        "data",
-        "network",
-        "pack",
-        "config",
-    ),
+    *(set(IDENTITY) - {"weight", "latent_dim", "seed"}),
     *("status", "error", "checkpoint", "fid_features", "reasons", "flags", "estimators"),
 }
 

@@ -196,7 +196,7 @@ def run(
     With a ``folder`` it writes ``packs/<pack>/`` there and goes on from what it finds: the rows of the checkpoint
     first, so that a reader who died before writing them down gets them again. A member's last row has its final status
     and the metrics of the test split; its weights then stand in ``members/<trial>.pt``, its samples in
-    ``samples/<trial>.png``.
+    ``samples/<trial>.png``, and test images with their reconstructions in ``samples/<trial>-reconstructed.png``.
 
     Args:
         note: is told of a checkpoint that cannot be read.
@@ -322,6 +322,10 @@ def _keep(pack: Pack, index: int, folder: Path) -> str:
     save({"format": FORMAT, "member": member.to_json(), "parameters": weights}, folder / relative)
     images = pack.evaluation.samples(pack.objective, parameters, member, 64)
     _save_grid(images, folder / "samples" / f"{member.trial}.png")
+    # rows of images, and below each what the decoder makes of their codes
+    pairs = pack.evaluation.reconstructions(pack.objective, parameters, member, 32)
+    rows = pairs.unflatten(1, (4, 8)).transpose(0, 1).flatten(0, 2)
+    _save_grid(rows, folder / "samples" / f"{member.trial}-reconstructed.png")
     return str(relative)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import CPU
@@ -298,6 +299,11 @@ def test_what_a_run_leaves_behind(small, tmp_path):
         assert path.stat().st_size < size + 8000
         with Image.open(tmp_path / "samples" / f"{one.trial}.png") as picture:
             assert picture.size == (400, 400)
+        with Image.open(tmp_path / "samples" / f"{one.trial}-reconstructed.png") as picture:
+            shown = torch.from_numpy(np.array(picture.resize((80, 80), Image.Resampling.NEAREST)))
+        # rows of test images: the first tile of the first row is the first of them, within its frame
+        first = (small.scaled("test", slice(1))[0, 0] * 255).round()
+        assert shown[1:9, 1:9].equal(first.byte())
 
 
 def test_saving_leaves_the_old_file_or_the_new(tmp_path):
