@@ -93,7 +93,7 @@ def test_open_trials_are_brought_to_where_the_store_stands(tmp_path):
     assert states[lost.trial] is TrialState.FAIL
     again.tell(running.trial, Status.DONE, outcome(running))
     told = again.study.get_trials()[2]
-    assert tuple(told.values) == tuple(outcome(running).values())  # noqa: PD011 - Optuna's
+    assert tuple(told.values) == tuple(outcome(running).values())
 
 
 @pytest.mark.parametrize(
