@@ -148,7 +148,7 @@ class Rungs:
         """By rung (epochs) and member, the objectives' values in their own directions; in the order of arrival."""
         signs = np.array(list(self._signs.values()))
         return {
-            epoch: dict(zip(rung.members, map(tuple, (rung.rows() * signs + 0.0).tolist()), strict=True))
+            epoch: dict(zip(rung.members, map(tuple, (rung.rows() * signs).tolist()), strict=True))
             for epoch, rung in self._rungs.items()
         }
 
@@ -163,7 +163,7 @@ class Rungs:
 class _Rung:
     """Members in the order of arrival, and their values, a growing buffer each objective.
 
-    By column, because NumPy reduces over a long axis ten times faster than over a short one.
+    By column, because NumPy reduces over a long axis many times faster than over a short one.
     """
 
     def __init__(self, objectives: int) -> None:
@@ -267,7 +267,7 @@ def scalarised_place(rows: Rows, weights: Rows) -> int:
         rows: (members, objectives), all minimised, the last one finite.
         weights: (objectives,), adding up to 1.
 
-    Source: Knowles 2006 (ParEGO), augmented Chebyshev function; random weights as in Schmucker et al. 2021.
+    Source: Knowles 2006 (ParEGO), our choice; Schmucker et al. 2021 have random weights as the alternative to sorting.
     """
     half = np.compress(_finite(rows), rows.T, axis=1) / 2  # the range of two halves does not overflow
     low, span = half.min(axis=1, keepdims=True), np.ptp(half, axis=1, keepdims=True)
@@ -283,7 +283,7 @@ def _finite(rows: Rows) -> NDArray[np.bool_]:
 
 def _milestones(grace: int, reduction: float, max_epochs: int) -> Iterator[int]:
     last = power = 0
-    # rounded first: 10 * 1.1 is 11.000000000000002, and no 12
+    # rounded first: 100 * 1.1 is 110.00000000000001, and the rung stands at 110
     while (exact := round(grace * reduction**power, 9)) <= max_epochs - 1:
         epoch = math.ceil(exact)
         if epoch > last:
@@ -294,8 +294,7 @@ def _milestones(grace: int, reduction: float, max_epochs: int) -> Iterator[int]:
 
 
 def _minimised(value: float | None, sign: float) -> float:
-    # + 0.0 makes -0.0 a plain zero: they are equal, and must not be told apart by what sorts them
-    return math.nan if value is None else sign * float(value) + 0.0
+    return math.nan if value is None else sign * float(value)
 
 
 def _uniform(key: str) -> float:
