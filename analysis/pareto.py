@@ -139,13 +139,69 @@ def fronts_by(
     return {str(name): _front(group, whole.objectives, only or {}, whole.reference) for name, group in groups}
 
 
+def dominance_rank(front: Front) -> pd.Series:
+    """Rank of every point by non-dominated sorting: 0 on the front, 1 on the front of the others, and so on.
+
+    Equal points have equal ranks. Source: Deb et al. 2002, section III.A.
+    """
+    ranks = moocore.pareto_rank(_values(front.points, front), maximise=_maximised(front.objectives))
+    return pd.Series(ranks, index=front.points.index, name="dominance_rank", dtype=int)
+
+
+def contributions(front: Front) -> pd.DataFrame:
+    """Who would be missed: what the front loses with each of its rows, and which row is the knee.
+
+    Returns:
+        By the index of ``front.rows``, the columns
+
+        - ``hypervolume``: of the front less that of the front without the row; 0 for one of equal rows, and for a row
+          beyond the reference point.
+        - ``epsilon``: by how much, as a share of the front's range in every objective, the nearest other row would have
+          to be better to replace it (additive epsilon of the front without it; Zitzler et al. 2003); infinite for the
+          only row.
+        - ``knee``: the row furthest from the plane through the corners of the front's range, on the side of the ideal
+          point (Das 1999); the first of equals, and none where no row lies on that side.
+
+    >>> trials = pd.DataFrame({"fid": [1.0, 2.0, 9.0], "probe_accuracy": [0.1, 0.8, 0.9]})
+    >>> contributions(front(trials.assign(status="done", data="digits", fid_features="classifier")))["knee"].tolist()
+    [False, True, False]
+    """
+    values, maximise = _values(front.rows, front), _maximised(front.objectives)
+    index = front.rows.index
+    if not len(values):
+        return pd.DataFrame({"hypervolume": [], "epsilon": [], "knee": np.array([], dtype=bool)}, index=index)
+    volumes = moocore.hv_contributions(values, ref=list(front.reference.values()), maximise=maximise)
+    scaled = _scaled(values, maximise)
+    knee = np.zeros(len(values), dtype=bool)
+    # of points on the plane through the unit intercepts the coordinates sum to 1; in two dimensions these are the ends
+    knee[scaled.sum(1).argmin()] = scaled.sum(1).min() < 1 - 1e-9
+    epsilon = [
+        max(0.0, float((np.delete(scaled, i, 0) - scaled[i]).max(1).min(initial=math.inf))) for i in range(len(scaled))
+    ]
+    return pd.DataFrame({"hypervolume": volumes, "epsilon": epsilon, "knee": knee}, index=index)
+
+
+def _values(rows: pd.DataFrame, front: Front) -> np.ndarray:
+    return rows[list(front.objectives)].to_numpy(dtype=float)
+
+
+def _maximised(objectives: Mapping[str, Direction]) -> list[bool]:
+    return [d is Direction.MAX for d in objectives.values()]
+
+
+def _scaled(values: np.ndarray, maximise: list[bool]) -> np.ndarray:
+    """To minimise, with the front's best at 0 and worst at 1."""
+    costs = np.where(maximise, -values, values)
+    return (costs - costs.min(0)) / np.where(np.ptp(costs, 0) > 0, np.ptp(costs, 0), 1)
+
+
 def _front(
     trials: pd.DataFrame, objectives: dict[str, Direction], only: Mapping[str, str], reference: Mapping[str, float]
 ) -> Front:
-    why = _why_left_out(trials, list(objectives), only)
+    why = why_left_out(trials, list(objectives), only)
     points = trials[np.array([w is None for w in why], dtype=bool)]
     values = points[list(objectives)].to_numpy(dtype=float)
-    maximise = [d is Direction.MAX for d in objectives.values()]
+    maximise = _maximised(objectives)
     best = moocore.is_nondominated(values, maximise=maximise, keep_weakly=True)
     collapsed = points["active_units"].eq(0) if "active_units" in points else False
     points = points.assign(collapsed=collapsed, on_front=best)
@@ -159,8 +215,8 @@ def _front(
     return Front(objectives, points, rows, float(volume), corner, dict(Counter(w for w in why if w).most_common()))
 
 
-def _why_left_out(trials: pd.DataFrame, objectives: list[str], only: Mapping[str, str]) -> list[str | None]:
-    """Reason by row; ``None`` for rows to consider."""
+def why_left_out(trials: pd.DataFrame, objectives: list[str], only: Mapping[str, str]) -> list[str | None]:
+    """Reason by row; ``None`` for rows to consider: ended well, as ``only`` chooses, and finite in the objectives."""
     why: list[str | None] = [_LEFT_OUT.get(status) for status in trials["status"]]
     for column, value in only.items():
         why = [w or (None if v == value else f"{column} not {value}") for w, v in zip(why, trials[column], strict=True)]

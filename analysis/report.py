@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.claims import Claim, Verdict, Verdicts, claims
 from analysis.load import Study, load
 from analysis.pareto import OBJECTIVES, Front, front, fronts_by
 from analysis.plots import interactive_front, static_front
@@ -21,6 +23,7 @@ from gimtune.vocabulary import Status
 _WIDE = 110
 _CONTEXT = ("fid_floor", "fid_expost", "mi", "mi_lower", "restriction")
 _FAILURES = 20
+_COLOURS = {Verdict.HOLDS: "green", Verdict.DOES_NOT_HOLD: "red", Verdict.UNDECIDED: "dim"}
 
 
 def export(
@@ -31,7 +34,7 @@ def export(
 ) -> dict[str, Path]:
     """Write a study's tables and figures into its folder, each whole or not at all; return their paths.
 
-    ``trials.parquet`` is written even if the front is refused.
+    ``trials.parquet`` is written even if the front is refused, and ``claims.csv`` has the verdicts' numbers in words.
 
     Raises:
         ValueError, OSError: as `load` and `front`, or the folder cannot be written.
@@ -39,12 +42,17 @@ def export(
     study = run if isinstance(run, Study) else load(run)
     paths = {
         name: study.run / name
-        for name in ("trials.parquet", "pareto.csv", "figures/front.png", "figures/front.pdf", "figures/front.html")
+        for name in (
+            *("trials.parquet", "pareto.csv", "claims.csv"),
+            *("figures/front.png", "figures/front.pdf", "figures/front.html"),
+        )
     }
-    table, csv, png, pdf, html = paths.values()
+    table, csv, answers, png, pdf, html = paths.values()
     _write(table, lambda part: study.trials.to_parquet(part, index=False))
     best = front(study.trials, objectives, only=only)
     _write(csv, lambda part: best.rows.to_csv(part, index=False))
+    verdicts = _verdicts(study, only)
+    _write(answers, lambda part: verdicts.table().to_csv(part, index=False))
     figure = static_front(best)
     for path in (png, pdf):
         _write(path, figure.savefig)
@@ -75,7 +83,7 @@ def print_front(
     only: Mapping[str, str] | None = None,
     paths: Mapping[str, Path] | None = None,
 ) -> None:
-    """Print the front, its hypervolume, the fronts by model and by prior, what was left out and why, and `paths`."""
+    """Print the front, its hypervolume, those by model and by prior, what was left out, the verdicts and `paths`."""
     best = front(study.trials, objectives, only=only)
     console.print(_front_table(best, _CONTEXT if console.width >= _WIDE else ()))
     reference = ", ".join(f"{key} {_number(value)}" for key, value in best.reference.items())
@@ -91,8 +99,41 @@ def print_front(
     failures = study.trials[study.trials["status"].isin([Status.FAILED, Status.DIVERGED])]
     if len(failures):
         console.print(_failure_table(failures))
+    print_verdicts(_verdicts(study, only), console)
     for path in (paths or {}).values():
         console.print(Text(str(path)), soft_wrap=True)
+
+
+def print_verdicts(verdicts: Verdicts, console: Console) -> None:
+    """Print the claims with their effects and intervals, or why there are none."""
+    table = _table(f"Claims, on the {verdicts.split} split")
+    table.add_column("")
+    table.add_column("claim")
+    table.add_column("verdict", no_wrap=True)
+    for column in ("effect", f"{verdicts.level:.0%} interval", "configu-\nrations"):
+        table.add_column(column, justify="right", no_wrap=True, overflow="fold")
+    for claim in verdicts.claims:
+        statement = Text(claim.statement)
+        if pd.isna(claim.value):
+            statement.append(f"\n{_plain(claim.note)}", style="dim")
+        verdict = Text(claim.verdict, style=_COLOURS[claim.verdict])
+        table.add_row(f"({claim.key[0]})", statement, verdict, *_interval(claim), str(claim.configurations))
+    console.print(table)
+    left = ", ".join(f"{count} {_plain(reason)}" for reason, count in verdicts.left_out.items()) or "none"
+    total = f"{verdicts.trials} trials of {verdicts.configurations} configurations"
+    console.print(Text(f"from {total}; left out: {left}"))
+
+
+def _interval(claim: Claim) -> tuple[str, str]:
+    if pd.isna(claim.value):
+        return "-", "-"
+    unit = " nats" if claim.unit == "nats" else ""
+    return f"{claim.value:+.2f}{unit}", f"{claim.low:+.2f} to {claim.high:+.2f}"
+
+
+def _verdicts(study: Study, only: Mapping[str, str] | None) -> Verdicts:
+    """The same in every reading of the same study."""
+    return claims(study.trials, np.random.default_rng(0), only=only)
 
 
 def _front_table(best: Front, context: tuple[str, ...]) -> Table:
