@@ -166,6 +166,9 @@ class Config(_Section):
     ray: Ray
     objectives: dict[str, Literal["min", "max"]] = Field(description="of the Pareto front, with directions")
     storage_path: str = Field(description="folder for the runs")
+    checkpoints: Literal["front", "all"] = Field(
+        description="whose weights are kept: each model's non-dominated members', or all"
+    )
     dry_run: bool = Field(description="list what would run, and stop")
     resume: str | None = Field(description="run folder to go on with")
 

@@ -145,6 +145,11 @@ class Store:
                     (status, error, trial, *ENDED),
                 )
 
+    def forget(self, trials: Sequence[str]) -> None:
+        """Note that these members' weights are no longer kept."""
+        with self._transaction():
+            self._db.executemany("UPDATE trials SET checkpoint=NULL WHERE trial=?", [(trial,) for trial in trials])
+
     def statuses(self) -> dict[str, Status]:
         """Status of every member, by trial."""
         return {str(t): Status(s) for t, s in self._db.execute("SELECT trial, status FROM trials ORDER BY rowid")}

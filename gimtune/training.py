@@ -10,7 +10,6 @@ are functions of seed and epoch (`gimtune.seeds`), so nothing else is needed to 
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch.utils._pytree import tree_map
 
 from gimtune.adam import Adam
 from gimtune.evaluation import Evaluation, summarise
+from gimtune.files import replacing
 from gimtune.objective import Constants, Objective, batches, slice_noise
 from gimtune.seeds import generator
 from gimtune.vocabulary import Member, Status
@@ -268,18 +268,16 @@ def pack_name(members: Sequence[Member]) -> str:
     return f"{members[0].trial}-{len(members)}"
 
 
+def reached(checkpoints: Path) -> int:
+    """The epoch of a pack's newest checkpoint by its name, readable or not; 0 without one."""
+    return max((int(path.stem.removeprefix("epoch-")) for path in checkpoints.glob("epoch-*.pt")), default=0)
+
+
 def save(state: dict[str, Any], path: Path) -> None:
     """`torch.save` that leaves the old file or the new one, never half of either."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as handle:
-            torch.save(state, handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as handle:
+        # through a handle: by a name torch reports a full disk as a RuntimeError of its zip writer
+        torch.save(state, handle)
 
 
 def _newest(checkpoints: Path, note: Callable[[str], None]) -> dict[str, Any] | None:
@@ -340,7 +338,5 @@ def _save_grid(images: Tensor, path: Path) -> None:
     pixels = (grid.reshape(side * height, side * width, colours) * 255).round().clamp(0, 255).byte().cpu().numpy()
     zoom = max(1, 448 // (side * height))
     picture = Image.fromarray(pixels[..., 0] if colours == 1 else pixels)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    picture.resize((side * width * zoom, side * height * zoom), Image.Resampling.NEAREST).save(temporary, "PNG")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        picture.resize((side * width * zoom, side * height * zoom), Image.Resampling.NEAREST).save(temporary)

@@ -35,18 +35,22 @@ STUDY = [
 class Driver:
     """``python -m gimtune`` in a process group of its own, so that whatever it started ends with the test."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        # one cache for the session: the classifier is trained once
-        environment = {**os.environ, "XDG_CACHE_HOME": str(folder.parent / "cache")}
+    def __init__(self, folder: Path, *arguments: str, path: Path | None = None) -> None:
         self.output = (folder / "output.txt").open("a+")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "gimtune", *arguments],
             cwd=folder,
-            env={**environment, "PYTHONPATH": str(Path(__file__).parents[1])},
+            env=self.environment(folder, path),
             stdout=self.output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+    @staticmethod
+    def environment(folder: Path, path: Path | None = None) -> dict[str, str]:
+        """One cache for the session, so that the classifier is trained once; ``path`` is looked for modules first."""
+        found = [str(p) for p in (path, Path(__file__).parents[1]) if p]
+        return {**os.environ, "XDG_CACHE_HOME": str(folder.parent / "cache"), "PYTHONPATH": os.pathsep.join(found)}
 
     def wait(self) -> int:
         return self.process.wait(240)
@@ -126,6 +130,12 @@ def test_a_study_ends_with_its_front_and_all_numbers(undisturbed):
         assert (run / name).is_file(), name
     for trial in study.trials["trial"]:
         assert (run / "samples" / f"{trial}.png").is_file()
+    # weights are kept of those that no other of their model dominates
+    fronts = analysis.pareto.fronts_by(study.trials, "model", {"fid": "min", "probe_accuracy": "max"})
+    best = {trial for front in fronts.values() for trial in front.rows["trial"]}
+    assert {path.stem for path in (run / "members").iterdir()} == best
+    assert set(study.trials.loc[study.trials["checkpoint"].notna(), "trial"]) == best
+    for trial in best:
         kept = torch.load(run / "members" / f"{trial}.pt", weights_only=True)
         assert Member.from_json(kept["member"]).trial == trial
     # a pack that has ended keeps no checkpoint to go on from
@@ -151,8 +161,12 @@ def test_a_killed_driver_goes_on_where_it_was(undisturbed, drive, tmp_path):
     broken = analysis.load(run)
     # half-way: it was neither finished nor hardly begun
     assert 8 <= len(broken.reports) < 24
+    # and the last thing that was written is cut
+    newest = max(run.glob("packs/*/epoch-*.pt"), key=lambda path: path.stat().st_mtime)
+    newest.write_bytes(newest.read_bytes()[:1000])
     again = drive(tmp_path, f"resume={run}")
     assert again.wait() == 0, again.said()
+    assert f"note: {newest}: cannot be read" in again.said()
     assert len(analysis.load(run).reports) == 24
     expected = table(only_run(undisturbed))
     pd.testing.assert_frame_equal(table(run), expected, check_exact=True)
@@ -168,6 +182,21 @@ def test_an_interrupt_prints_how_to_go_on(drive, tmp_path):
     driver.process.send_signal(signal.SIGINT)
     assert driver.wait() == 130
     assert f"python -m gimtune resume={only_run(tmp_path).relative_to(tmp_path)}" in driver.said()
+
+
+def test_a_second_interrupt_ends_it_now(drive, tmp_path):
+    driver = drive(tmp_path, *STUDY, "budget.epochs=2000")
+    deadline = time.monotonic() + 200
+    while reports_of(tmp_path) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for _ in range(2):
+        driver.process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    started = time.monotonic()
+    assert driver.wait() == 130
+    assert time.monotonic() - started < 20
+    assert f"python -m gimtune resume={only_run(tmp_path).relative_to(tmp_path)}" in driver.said()
+    assert "Traceback" not in driver.said()
 
 
 def test_failed_and_diverged_members_are_rows(drive, tmp_path):
@@ -230,8 +259,6 @@ def check_searched(run: Path) -> None:
     # rungs stand at 1, 2 and 4 epochs
     assert set(stopped["epoch"]) <= {1, 2, 4}
     assert trials["test_fid"].notna().all()
-    for trial in trials["trial"]:
-        assert (run / "members" / f"{trial}.pt").is_file()
     counted = study.reports.groupby("trial")["epoch"].agg(list)
     for trial, epoch in zip(trials["trial"], trials["epoch"], strict=True):
         assert sorted(counted[trial]) == list(range(1, int(epoch) + 1))

@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import io
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from gimtune.adam import Adam
 from gimtune.data import Dataset
+from gimtune.files import replacing
 from gimtune.networks import initial
 from gimtune.seeds import generator
 
@@ -182,9 +182,8 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 class Inception:

@@ -22,6 +22,10 @@ from gimtune.vocabulary import ENDED, METRICS, Direction, Status
 _LINE_EVERY = 10.0
 
 
+class Halted(Exception):
+    """The machine cannot go on, and no trial is to blame: a full disk, say."""
+
+
 class Recorder(Callback):
     """A Tune callback. Ray pickles its callbacks at the start of a study; this one leaves everything behind then.
 
@@ -72,6 +76,10 @@ class Recorder(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        for note in result.get("notes", ()):
+            self.console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        if reason := result.get("stop"):
+            raise Halted(reason)
         rows = list(result["members"].values())
         reported = [row for row in rows if "epoch" in row]
         self.store.report(reported)

@@ -8,7 +8,6 @@ scheduler's memory when a study is resumed, so it is rebuilt from the store's re
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from gimtune.config import Config
+from gimtune.files import replacing
 from gimtune.store import Store
 from gimtune.training import pack_name
 from gimtune.tuning.mo_asha import Rungs
@@ -80,10 +80,8 @@ class Halving(FIFOScheduler):
 def _tell(folder: Path, halted: list[str]) -> None:
     if not halted:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(sorted({*halted, *halted_in(folder)})))
-    temporary.replace(folder / _FILE)
+    with replacing(folder / _FILE) as temporary:
+        temporary.write_text(json.dumps(sorted({*halted, *halted_in(folder)})))
 
 
 def halted_in(folder: Path) -> list[str]:

@@ -10,7 +10,9 @@ import fcntl
 import json
 import os
 import platform
+import secrets
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -49,7 +51,10 @@ _PACKAGES = (
     "pytorch-fid",
     "moocore",
 )
-_RESTARTS = 3
+#: Of one trial, over its whole life; `gimtune.tuning.attempts` gives up much sooner where nothing is gained.
+_FAILURES = 1000
+#: This process, for workers to tell its starts from those of an earlier one.
+_DRIVER = secrets.token_hex(4)
 _PLAIN: Any = {"soft_wrap": True, "highlight": False, "markup": False}
 
 
@@ -80,9 +85,10 @@ def launch(config: Config, console: Console) -> int:
             created = datetime.now(UTC).isoformat(timespec="seconds")
             store.annotate(name=config.name, created=created, objectives=json.dumps(dict(config.objectives)))
             _plan(config, store, made)
+    stopped = None
     try:
         with _only_driver(run):
-            _run_and_annotate(config, made, data, run, console)
+            stopped = _run_and_annotate(config, made, data, run, console)
     except KeyboardInterrupt:
         pass
     with Store(run / "study.db") as store:
@@ -91,6 +97,8 @@ def launch(config: Config, console: Console) -> int:
         if sequential and "exhausted" not in store.meta:
             open_members += (config.search.trials or 0) - len(statuses)
     if open_members:
+        if stopped:
+            console.print(f"Stopped by the machine: {stopped}", **_PLAIN)
         console.print(f"Interrupted with {open_members} members to go. Go on with:")
         console.print(f"  python -m gimtune resume={_relative(run)}", **_PLAIN)
         return 130
@@ -108,16 +116,40 @@ def _only_driver(run: Path) -> Iterator[None]:
         yield
 
 
-def _run_and_annotate(config: Config, made: list[Pack], data: Dataset, run: Path, console: Console) -> None:
+def _run_and_annotate(config: Config, made: list[Pack], data: Dataset, run: Path, console: Console) -> str | None:
+    """Run what is not finished; returns what the machine lacked where it ended early."""
     # training the classifier needs no Ray: it runs while Ray starts, and the workers wait for its file
     background = threading.Thread(target=_prepare, args=(config, data, run), daemon=True)
     background.start()
     with Store(run / "study.db", create=True) as store, _terminable():
-        _run(config, made, data, run, store, console)
+        try:
+            _run(config, made, data, run, store, console)
+        except ConfigError:
+            raise
+        except Exception as error:
+            if (reason := _machine(error)) is None:
+                raise
+            return reason
         if config.metrics.fid_features == "classifier":
             background.join()
             network = fid.classifier(data, run / "features", torch.device("cpu"))
             store.annotate(fid_features=network.name, classifier_test_accuracy=f"{network.test_accuracy:.4f}")
+    return None
+
+
+def _machine(error: BaseException | None) -> str | None:
+    """What the machine lacked, where that is what an error comes from: a full disk or a lost cluster, not our code."""
+    from ray.exceptions import RayError
+    from ray.tune import TuneError
+
+    from gimtune.tuning.recorder import Halted
+
+    while isinstance(error, TuneError):
+        # Tune raises what a callback raised as its own, with a text instead of a cause
+        error = error.__cause__ or error.__context__
+    if isinstance(error, Halted | OSError | sqlite3.OperationalError | RayError):
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return None
 
 
 def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Store, console: Console) -> None:
@@ -133,6 +165,7 @@ def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Stor
 
     from gimtune.tuning.cluster import connected
     from gimtune.tuning.recorder import Recorder
+    from gimtune.tuning.retention import Retention
     from gimtune.tuning.scheduler import halving
     from gimtune.tuning.trainable import GimTrial
 
@@ -152,6 +185,9 @@ def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Stor
                 searcher, samples = _searcher(config, todo, total, data, run, recorder), total
             else:
                 space = {"pack": tune.grid_search([_trial_config(config, pack, run) for pack in todo])}
+            callbacks: list[Any] = [recorder]
+            if config.checkpoints == "front":
+                callbacks.append(Retention(store, run, dict(config.objectives)))
             Tuner(
                 trainable,
                 param_space=space,
@@ -166,8 +202,8 @@ def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Stor
                 run_config=RunConfig(
                     name="ray",
                     storage_path=str(run),
-                    callbacks=[recorder],
-                    failure_config=FailureConfig(max_failures=_RESTARTS),
+                    callbacks=callbacks,
+                    failure_config=FailureConfig(max_failures=_FAILURES),
                     checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
                     verbose=0,
                 ),
@@ -232,6 +268,7 @@ def _trial_config(config: Config, pack: Pack, run: Path) -> dict[str, Any]:
         "trials": [member.trial for member in pack],
         "name": pack_name(pack),
         "folder": str(run),
+        "driver": _DRIVER,
         "cpu": config.resources.cpu,
         "gpu": config.resources.gpu,
     }

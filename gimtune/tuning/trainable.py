@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,12 @@ from gimtune.data import Dataset
 from gimtune.evaluation import Evaluation
 from gimtune.metrics import fid
 from gimtune.training import Rows, default_device, pack_name, run
+from gimtune.tuning.attempts import Attempts
 from gimtune.tuning.scheduler import halted_in
 from gimtune.vocabulary import ENDED, METRICS, Direction, Member, Status
 
+#: What ends every pack alike, and is no pack's fault.
+_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _evaluations: dict[tuple[str, str], Evaluation] = {}
 
 
@@ -53,26 +59,61 @@ class GimTrial(tune.Trainable):
             torch.cuda.set_per_process_memory_fraction(config["gpu"])
         self._members = [Member.from_json(text) for text in config["members"]]
         self._folder = Path(config["folder"])
+        self._attempts = Attempts(self._folder / "packs" / pack_name(self._members), config["driver"])
         self._rows: Any = None
+        self._notes: list[str] = []
 
     def step(self) -> dict[str, Any]:
         try:
             # made here and not in setup: an error in it is then this pack's alone, with its text in its rows
             if self._rows is None:
-                evaluation = _evaluation(self._data, self._folder, dict(self._members[0].metrics), self._device)
-                pack = self._folder / "packs" / pack_name(self._members)
-                self._rows = run(self._members, evaluation, self._folder, self._note, lambda: halted_in(pack))
+                self._rows = self._begin()
             rows: Rows = next(self._rows)
-        except (OSError, MemoryError, torch.OutOfMemoryError):
-            raise  # the machine's doing: Ray starts the pack again, from its checkpoint
+        except OSError as error:
+            if error.errno in _MACHINE:
+                return self._stop(error)
+            return self._again(error)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            return self._again(error)
         except Exception as error:  # whatever it is, it becomes a row of the store, and the study goes on
-            self._note(traceback.format_exc())
-            text = f"{type(error).__name__}: {error}".splitlines()[0]
-            failed = {"status": str(Status.FAILED), "error": text}
-            return {"done": True, "members": {m.trial: {"trial": m.trial, **failed} for m in self._members}}
-        return result(rows)
+            return self._failed(error)
+        return {**result(rows), "notes": self._told()}
+
+    def _begin(self) -> Iterator[Rows]:
+        self._attempts.count()
+        evaluation = _evaluation(self._data, self._folder, dict(self._members[0].metrics), self._device)
+        pack = self._attempts.folder
+        return run(self._members, evaluation, self._folder, self._note, lambda: halted_in(pack))
+
+    def _again(self, error: Exception) -> dict[str, Any]:
+        """The machine's doing: Ray starts the pack again, from its checkpoint, unless that has been tried often."""
+        self._rows = None
+        if not self._attempts.exhausted:
+            self._attempts.blame(error)
+            raise error
+        return self._stop(error) if isinstance(error, OSError) else self._failed(error)
+
+    def _stop(self, error: OSError) -> dict[str, Any]:
+        """Ends the study, not the pack: whoever resumes it goes on from the last checkpoint."""
+        return {"done": True, "members": {}, "stop": f"{self._members[0].trial}: {error}", "notes": self._told()}
+
+    def _failed(self, error: Exception) -> dict[str, Any]:
+        with contextlib.suppress(OSError):
+            self._write("".join(traceback.format_exception(error)))
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        failed = {"status": str(Status.FAILED), "error": text}
+        rows = {m.trial: {"trial": m.trial, **failed} for m in self._members}
+        return {"done": True, "members": rows, "notes": self._told()}
 
     def _note(self, text: str) -> None:
+        self._notes.append(text)
+        self._write(text)
+
+    def _told(self) -> list[str]:
+        told, self._notes = self._notes, []
+        return told
+
+    def _write(self, text: str) -> None:
         path = self._folder / "errors" / f"{pack_name(self._members)}.txt"
         path.parent.mkdir(exist_ok=True)
         with path.open("a") as handle:

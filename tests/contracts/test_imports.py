@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 #: Rooms from the bottom up. A room imports from lower lines only, or from itself.
 ORDER = (
     ("vocabulary",),
-    ("seeds", "adam", "store", "space"),
+    ("seeds", "files", "adam", "store", "space"),
     ("priors", "likelihoods", "networks", "data"),
     ("divergences", "models"),
     ("encoders", "critics"),
@@ -25,7 +25,7 @@ ORDER = (
 HEIGHT = {room: height for height, rooms in enumerate(ORDER) for room in rooms}
 #: Libraries that are allowed in these rooms alone, and those that are kept out of these.
 ONLY = {"ray": {"tuning"}, "optuna": {"tuning"}, "hydra": {"config", "__main__"}, "omegaconf": {"config", "__main__"}}
-NOWHERE = {"torch": {"vocabulary", "store", "space", "config"}, "torchvision": {"vocabulary", "store"}}
+NOWHERE = {"torch": {"vocabulary", "files", "store", "space", "config"}, "torchvision": {"vocabulary", "store"}}
 
 
 def imported(path):
@@ -73,14 +73,14 @@ def test_libraries_stay_in_their_rooms(path, room):
 
 
 def test_the_bottom_imports_nothing_of_ours():
-    for room in ("vocabulary", "seeds", "adam"):
+    for room in ("vocabulary", "seeds", "files", "adam"):
         tops = {module.partition(".")[0] for module in imported(ROOT / "gimtune" / f"{room}.py")}
         assert not tops & {"gimtune", "analysis"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "analysis").rglob("*.py")), ids=lambda path: path.name)
 def test_the_analysis_reads_through_the_store(path):
-    allowed = {"gimtune.store", "gimtune.vocabulary"}
+    allowed = {"gimtune.files", "gimtune.store", "gimtune.vocabulary"}
     for module in imported(path):
         top, _, rest = module.partition(".")
         assert top not in {"torch", "torchvision", "ray", "optuna", "hydra"}, f"{path.name} imports {module}"
