@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from plotly.offline import get_plotlyjs
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from analysis.claims import Claim, Verdict, Verdicts, claims
+from analysis.figures import FIGURES
 from analysis.load import Study, load
 from analysis.pareto import OBJECTIVES, Front, front, fronts_by
-from analysis.plots import interactive_front, static_front
 from gimtune.store import Value
 from gimtune.vocabulary import Status
 
@@ -40,28 +42,38 @@ def export(
         ValueError, OSError: as `load` and `front`, or the folder cannot be written.
     """
     study = run if isinstance(run, Study) else load(run)
-    paths = {
-        name: study.run / name
-        for name in (
-            *("trials.parquet", "pareto.csv", "claims.csv"),
-            *("figures/front.png", "figures/front.pdf", "figures/front.html"),
-        )
-    }
-    table, csv, answers, png, pdf, html = paths.values()
+    paths = {name: study.run / name for name in ("trials.parquet", "pareto.csv", "claims.csv")}
+    table, csv, answers = paths.values()
     _write(table, lambda part: study.trials.to_parquet(part, index=False))
     best = front(study.trials, objectives, only=only)
     _write(csv, lambda part: best.rows.to_csv(part, index=False))
     verdicts = _verdicts(study, only)
     _write(answers, lambda part: verdicts.table().to_csv(part, index=False))
-    figure = static_front(best)
-    for path in (png, pdf):
-        _write(path, figure.savefig)
-    page = interactive_front(best).to_html(
-        include_plotlyjs=True,
-        include_mathjax=False,
-        config={"displaylogo": False, "showSendToCloud": False},
-    )
-    _write(html, lambda part: part.write_text(page, encoding="utf-8"))
+    paths |= _export_figures(best, study.run)
+    return paths
+
+
+def _export_figures(best: Front, run: Path) -> dict[str, Path]:
+    """Each of `FIGURES` that the study has, as PNG and PDF, and as a page beside plotly's script."""
+    paths = {}
+
+    def written(name: str, write: Callable[[Path], object]) -> None:
+        paths[f"figures/{name}"] = run / "figures" / name
+        _write(run / "figures" / name, write)
+
+    for name, kind in FIGURES.items():
+        if (figure := kind.static(best, run)) is not None:
+            for suffix in ("png", "pdf"):
+                written(f"{name}.{suffix}", figure.savefig)
+        if (drawn := kind.interactive(best, run)) is not None:
+            page = drawn.to_html(
+                include_plotlyjs="directory",
+                include_mathjax=False,
+                config={"displaylogo": False, "showSendToCloud": False},
+            )
+            written(f"{name}.html", partial(Path.write_text, data=page, encoding="utf-8"))
+    script = get_plotlyjs()
+    written("plotly.min.js", partial(Path.write_text, data=script, encoding="utf-8"))
     return paths
 
 
@@ -100,7 +112,7 @@ def print_front(
     if len(failures):
         console.print(_failure_table(failures))
     print_verdicts(_verdicts(study, only), console)
-    for path in (paths or {}).values():
+    for path in dict.fromkeys(p.parent if p.parent.name == "figures" else p for p in (paths or {}).values()):
         console.print(Text(str(path)), soft_wrap=True)
 
 
