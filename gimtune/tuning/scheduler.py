@@ -1,6 +1,6 @@
-"""Successive halving on Ray: members of a pack are judged one by one, and told through the pack's folder.
+"""In which order Ray starts trials, and successive halving, by which members of a pack are judged one by one.
 
-Ray's scheduler stops whole trials; here a pack goes on until all its members have ended. The decision stands in
+Ray's schedulers stop whole trials; here a pack goes on until all its members have ended. The decision stands in
 ``packs/<pack>/stop.json`` before Ray asks the worker for its next interval, which begins by reading it. Ray forgets a
 scheduler's memory when a study is resumed, so it is rebuilt from the store's reports.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from gimtune.config import Config
@@ -25,10 +26,10 @@ from gimtune.vocabulary import Status
 _FILE = "stop.json"
 
 
-def halving(config: Config, store: Store, todo: Iterable[Pack], run: Path) -> Halving | None:
-    """The study's scheduler with its memory as the store has it, or ``None`` where every member runs to the end."""
+def scheduler(config: Config, store: Store, todo: Iterable[Pack], run: Path) -> InOrder:
+    """The study's scheduler, with its memory as the store has it."""
     if config.scheduler.name == "fifo":
-        return None
+        return InOrder()
     rungs = make_rungs(config)
     rungs.rebuild({str(k): v for k, v in row.items()} for row in store.reports(arrival=True).to_dict("records"))
     for pack in todo:
@@ -53,16 +54,40 @@ def make_rungs(config: Config) -> Rungs:
     )
 
 
-class Halving(FIFOScheduler):
-    """`Rungs` behind Ray's interface. Trials are started in order and never stopped by it: packs end by themselves."""
+class InOrder(FIFOScheduler):
+    """Trials in the order in which they were made. Ray's own looks through all that ever were, in every step."""
 
-    def __init__(self, rungs: Rungs) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.rungs = rungs
+        self._open: dict[Any, None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray pickles it at the start of a study, to restore what we rebuild
         return {}
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._open[trial] = None
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._open.pop(trial, None)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        # it is added again where it is tried again
+        self._open.pop(trial, None)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._open.pop(trial, None)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        return next((trial for trial in self._open if trial.status == Trial.PENDING), None)
+
+
+class Halving(InOrder):
+    """`Rungs` behind Ray's interface. Trials are never stopped by it: packs end by themselves."""
+
+    def __init__(self, rungs: Rungs) -> None:
+        super().__init__()
+        self.rungs = rungs
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         rows = rows_of(result)

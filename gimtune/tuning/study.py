@@ -55,6 +55,8 @@ _PACKAGES = (
 _FAILURES = 1000
 #: This process, for workers to tell its starts from those of an earlier one.
 _DRIVER = secrets.token_hex(4)
+#: Trials that wait for a worker, as Ray has it for a grid.
+_PENDING = 200
 _PLAIN: Any = {"soft_wrap": True, "highlight": False, "markup": False}
 
 
@@ -166,7 +168,7 @@ def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Stor
     from gimtune.tuning.cluster import connected
     from gimtune.tuning.recorder import Recorder
     from gimtune.tuning.retention import Retention
-    from gimtune.tuning.scheduler import halving
+    from gimtune.tuning.scheduler import scheduler
     from gimtune.tuning.trainable import GimTrial
 
     size = sum(array.nbytes for array in data.images.values())
@@ -180,24 +182,21 @@ def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Stor
         trainable = tune.with_parameters(GimTrial, data=data)
         trainable.__qualname__ = GimTrial.__qualname__  # what the dashboard and `ps` show
         with Recorder(store, config.budget.epochs, dict(config.objectives), total, console) as recorder:
-            searcher, space, samples = None, {}, 1
-            if sequential:
-                searcher, samples = _searcher(config, todo, total, data, run, recorder), total
-            else:
-                space = {"pack": tune.grid_search([_trial_config(config, pack, run) for pack in todo])}
+            searcher = _searcher(config, todo, total, data, run, recorder)
+            # planned trials may wait for their workers to start all together; Optuna is asked as late as can be
+            os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1" if sequential else str(_PENDING)
             callbacks: list[Any] = [recorder]
             if config.checkpoints == "front":
                 callbacks.append(Retention(store, run, dict(config.objectives)))
             Tuner(
                 trainable,
-                param_space=space,
                 tune_config=TuneConfig(
                     reuse_actors=True,
                     trial_name_creator=_trial_name,
                     trial_dirname_creator=_trial_name,
-                    scheduler=halving(config, store, todo, run),
+                    scheduler=scheduler(config, store, todo, run),
                     search_alg=searcher,
-                    num_samples=samples,
+                    num_samples=total if sequential else len(todo),
                 ),
                 run_config=RunConfig(
                     name="ray",
@@ -208,15 +207,18 @@ def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Stor
                     verbose=0,
                 ),
             ).fit()
-        if searcher is not None and searcher.exhausted:
+        if searcher.exhausted:
             store.annotate(exhausted="the space has no more members")
         if recorder.first_row is not None:
             store.annotate(first_row_seconds=f"{recorder.first_row:.1f}")
 
 
 def _searcher(config: Config, todo: list[Pack], total: int, data: Dataset, run: Path, recorder: Any) -> Any:
-    from gimtune.tuning.search import Proposals
     from gimtune.tuning.suggest import Suggestions
+
+    if config.search.sampler not in SEQUENTIAL:
+        return Suggestions(todo, lambda pack: _trial_config(config, pack, run))
+    from gimtune.tuning.search import Proposals
 
     store: Store = recorder.store
     known = store.trials()
@@ -227,11 +229,11 @@ def _searcher(config: Config, todo: list[Pack], total: int, data: Dataset, run: 
         return _trial_config(config, pack, run)
 
     return Suggestions(
-        Proposals(config, run, known),
         todo,
+        begin,
+        Proposals(config, run, known),
         total - len(known),
         lambda first: most(first, config.resources.members, data.image, _kind(config)),
-        begin,
     )
 
 
