@@ -87,10 +87,8 @@ def measure(members: int, folder: Path) -> dict[str, float]:
             times.append((time.perf_counter(), time.process_time()))
 
     recorder.Recorder, trainable.GimTrial = Timed, Idle  # type: ignore[misc]
-    config = load(
-        ["study=search", f"search.trials={members}", "models=[wae_mmd]", "resources.members=1", "ray.dashboard=false"]
-        + [f"storage_path={folder}"]
-    )
+    stated = ["study=search", "models=[wae_mmd]", "resources.members=1", "ray.dashboard=false"]
+    config = load([*stated, f"search.trials={members}", f"storage_path={folder}"])
     fid.provide(data.load("digits"), data.cache(), folder / "features")
     marks: dict[str, float] = {}
     connect = study._run_and_annotate
