@@ -28,8 +28,11 @@ class Study(NamedTuple):
     reports: pd.DataFrame
 
 
-def load(run: Path | str) -> Study:
+def load(run: Path | str, *, reports: bool = True) -> Study:
     """Read a finished or running study; a writer may hold it open.
+
+    Args:
+        reports: read these too, which in a large study are most of it; without, the frame is empty.
 
     Raises:
         FileNotFoundError: there is no such folder, or no ``study.db`` in it.
@@ -44,15 +47,16 @@ def load(run: Path | str) -> Study:
         )
     try:
         with Store(path) as store:
-            trials, reports, meta = store.trials(), store.reports(), dict(store.meta)
+            trials, meta = store.trials(), dict(store.meta)
+            evaluations = store.reports() if reports else pd.DataFrame(columns=["trial", "epoch"])
     except (sqlite3.Error, pd.errors.DatabaseError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from None
     _require(path, "trials", trials, (*IDENTITY, *PROGRESS, *PROTOCOL))
-    _require(path, "reports", reports, ("trial", "epoch"))
+    _require(path, "reports", evaluations, ("trial", "epoch"))
     unknown = sorted({str(s) for s in trials["status"]} - set(Status))
     if unknown:
         raise ValueError(f"{path}: status {unknown[0]!r} is none of {', '.join(Status)}")
-    return Study(run, meta, trials, reports)
+    return Study(run, meta, trials, evaluations)
 
 
 def _require(path: Path, table: str, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:

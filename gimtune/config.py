@@ -141,6 +141,16 @@ class Ray(_Section):
     address: str | None = Field(description="of a running cluster; null starts one here")
     dashboard: bool = Field(description="serve the Ray dashboard on the loopback address")
     dashboard_port: Annotated[int, Field(ge=1, le=65535)] = Field(description="its port, or the next free one")
+    trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
+        description="log to tensorboard, mlflow, wandb as well (docs/monitoring.md)"
+    )
+
+    @field_validator("trackers")
+    @classmethod
+    def _once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("each once")
+        return value
 
 
 class Config(_Section):

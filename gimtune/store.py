@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,7 @@ import pandas as pd
 
 from gimtune.vocabulary import ENDED, IDENTITY, METRICS, PROGRESS, PROTOCOL, Status
 
-FORMAT = 2
+FORMAT = 3
 Value = float | int | str | bool | None
 Row = Mapping[str, Value]
 
@@ -69,7 +70,7 @@ class Store:
         self._db.execute("PRAGMA synchronous=FULL")
         identity = ", ".join(self._declaration(c) for c in IDENTITY if c != "trial")
         rest = ", ".join(self._declaration(c) for c in (*PROGRESS, *PROTOCOL, *METRICS))
-        report = ", ".join(self._declaration(c) for c in (*METRICS, "seconds", "reasons"))
+        report = ", ".join(self._declaration(c) for c in (*METRICS, "seconds", "reported", "reasons"))
         with self._transaction():
             self._db.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT)")
             self._db.execute(f"CREATE TABLE IF NOT EXISTS trials (trial TEXT PRIMARY KEY, {identity}, {rest})")
@@ -98,7 +99,8 @@ class Store:
     def _upsert(self, table: str, key: Sequence[str], row: Row) -> None:
         self._ensure(table, row)
         names = list(row)
-        updates = ", ".join(f"{_quoted(n)}=excluded.{_quoted(n)}" for n in names if n not in key)
+        kept = (*key, "reported") if table == "reports" else key
+        updates = ", ".join(f"{_quoted(n)}=excluded.{_quoted(n)}" for n in names if n not in kept)
         self._db.execute(
             f"INSERT INTO {table} ({', '.join(map(_quoted, names))}) VALUES ({', '.join('?' * len(names))}) "
             f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {updates}",
@@ -121,12 +123,15 @@ class Store:
     def report(self, rows: Sequence[Row]) -> None:
         """Write one evaluation of one or more members in one transaction.
 
-        Each row has ``trial``, ``epoch``, metrics, and what is known of its progress. A row of the same trial and
-        epoch is replaced; a row of a member that has ended leaves its status alone, so a repeated report does no harm.
+        Each row has ``trial``, ``epoch``, metrics, and what is known of its progress; ``reported``, the time in seconds
+        since 1970, is added. A row of the same trial and epoch is replaced but for the time; a row of a member that has
+        ended leaves its status alone, so a repeated report does no harm.
         """
-        progress = {*PROGRESS, *PROTOCOL} - {"epoch", "seconds", "reasons"}
+        progress = {*PROGRESS, *PROTOCOL} - {"epoch", "seconds", "reported", "reasons"}
+        now = time.time()
         with self._transaction():
-            for row in rows:
+            for given in rows:
+                row = {**given, "reported": now}
                 done = self._db.execute("SELECT status FROM trials WHERE trial=?", (row["trial"],)).fetchone()
                 if done is None:
                     raise KeyError(f"{row['trial']}: not among the planned members")
@@ -135,8 +140,8 @@ class Store:
                 report = {k: v for k, v in row.items() if k not in progress and not k.startswith("test_")}
                 self._upsert("reports", ["trial", "epoch"], report)
 
-    def end(self, trials: Iterable[str], status: Status, error: str | None = None) -> None:
-        """Set the status of members that have not ended."""
+    def mark(self, trials: Iterable[str], status: Status, error: str | None = None) -> None:
+        """Set the status of those among these members that have not ended."""
         ended = ", ".join("?" * len(ENDED))
         with self._transaction():
             for trial in trials:

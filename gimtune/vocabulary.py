@@ -251,8 +251,8 @@ IDENTITY = (
     "pack",
     "config",
 )
-#: Columns that say how far it came.
-PROGRESS = ("status", "error", "checkpoint", "epoch", "seconds", "examples_per_second", "diverged")
+#: Columns that say how far it came; ``reported`` is when, in seconds since 1970.
+PROGRESS = ("status", "error", "checkpoint", "epoch", "seconds", "reported", "examples_per_second", "diverged")
 #: Columns that say how its metrics were measured; ``reasons`` is JSON {metric: why it is NaN}, ``flags`` JSON
 #: {metric: why it is not to be trusted}.
 PROTOCOL = ("fid_features", "fid_samples", "mi_images", "reasons", "flags", "estimators")

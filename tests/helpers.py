@@ -30,7 +30,7 @@ DEFAULTS = {
     "metrics": {"probe_samples": 300, "fid_samples": 10_000},
 }
 #: Progress that a clock decides.
-CLOCK = ("seconds", "examples_per_second")
+CLOCK = ("seconds", "reported", "examples_per_second")
 
 
 def member(model="vae", weight=1.0, parameters=None, **options):

@@ -77,7 +77,7 @@ def write(run: Path, members: list[dict[str, Value]]) -> Store:
         if status is not Status.PLANNED:
             store.report([{k: v for k, v in m.items() if k == "trial" or k not in (*planned, "status", "error")}])
         if status not in (Status.PLANNED, Status.RUNNING):
-            store.end([str(m["trial"])], status, None if m["error"] is None else str(m["error"]))
+            store.mark([str(m["trial"])], status, None if m["error"] is None else str(m["error"]))
     return store
 
 
@@ -259,7 +259,7 @@ def test_features_may_be_mixed_where_no_distance_is_an_objective(tmp_path: Path)
 def test_running_study_is_read_beside_its_writer(tmp_path: Path) -> None:
     store = write(tmp_path, MIXED[:6])
     assert len(front(load(tmp_path).trials).points) == ENDED_WELL
-    store.end(["t05"], Status.DONE)
+    store.mark(["t05"], Status.DONE)
     assert len(front(load(tmp_path).trials).points) == ENDED_WELL + 1
     store.close()
     read = load(tmp_path)
@@ -274,7 +274,7 @@ TAMPERED = {
     "UPDATE trials SET fid='low'": "column fid holds text where numbers belong",
     "UPDATE trials SET model=x'00ff'": "column model holds numbers where text belongs",
     "UPDATE trials SET status='great' WHERE trial='t00'": "status 'great' is none of planned",
-    "UPDATE meta SET value='99'": "format '99'; this version reads 2",
+    "UPDATE meta SET value='99'": "format '99'; this version reads 3",
     "UPDATE trials SET reasons='[1' WHERE trial='t09'": "trial t09: column reasons is no JSON object",
     "UPDATE trials SET reasons='5' WHERE trial='t09'": "trial t09: column reasons is no JSON object",
 }

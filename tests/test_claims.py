@@ -374,7 +374,7 @@ def test_command_line_prints_verdicts_and_writes_them(tmp_path: Path, capsys: py
         metrics = [c for c in trials if c.removeprefix("test_") in module._METRICS] + ["active_units", "fid_features"]
         store.plan(trials[planned].to_dict("records"))
         store.report(trials[["trial", *metrics]].assign(epoch=1).to_dict("records"))
-        store.end(trials["trial"], Status.DONE)
+        store.mark(trials["trial"], Status.DONE)
     assert main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert out.index("Pareto front") < out.index("Claims, on the test split") < out.index("claims.csv")

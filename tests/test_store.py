@@ -41,7 +41,7 @@ def test_a_repeated_report_changes_nothing(store):
 
 def test_an_ended_member_stays_as_it_ended(store):
     store.report([{"trial": "a", "epoch": 4, "status": "done", "fid": 2.0}])
-    store.end(["a", "b"], Status.FAILED, "killed")
+    store.mark(["a", "b"], Status.FAILED, "killed")
     store.report([{"trial": "a", "epoch": 2, "status": "running", "fid": 9.0}])
     assert store.statuses() == {"a": Status.DONE, "b": Status.FAILED}
     assert store.trials()["fid"].tolist()[0] == 2.0

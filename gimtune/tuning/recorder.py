@@ -1,8 +1,11 @@
-"""What the driver does with every report: one transaction in the store, and the live table."""
+"""What the driver does with every report: one transaction in the store, the live table and the gauges."""
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
+import statistics
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,10 +19,13 @@ from rich.live import Live
 from rich.table import Table
 
 from analysis.pareto import Front, front
+from analysis.status import Tally, essential, summary
 from gimtune.store import Store
-from gimtune.vocabulary import ENDED, METRICS, Direction, Status
+from gimtune.tuning.gauges import LATEST, Gauges
+from gimtune.vocabulary import ENDED, METRICS, Status
 
 _LINE_EVERY = 10.0
+_REFRESH = 0.25
 
 
 class Halted(Exception):
@@ -29,35 +35,52 @@ class Halted(Exception):
 class Recorder(Callback):
     """A Tune callback. Ray pickles its callbacks at the start of a study; this one leaves everything behind then.
 
+    What it does for a report does not grow with the study: it counts member by member, and keeps of the members that
+    have ended those that the front rests on (`analysis.status.essential`).
+
     Args:
         store: open for writing.
         epochs: of a member.
         objectives: of the front that is shown.
         total: members of the whole study, planned or not yet.
+        gauges: to set, where Ray is running.
 
     Attributes:
         first_row: seconds from the start of this process to the first evaluated row, or ``None`` so far.
     """
 
-    def __init__(self, store: Store, epochs: int, objectives: dict[str, str], total: int, console: Console) -> None:
-        self.store, self.objectives, self.total, self.console = store, objectives, total, console
-        self._status = store.statuses()
+    def __init__(
+        self,
+        store: Store,
+        epochs: int,
+        objectives: dict[str, str],
+        total: int,
+        console: Console,
+        gauges: Gauges | None = None,
+    ) -> None:
+        self.store, self.objectives, self.console, self.gauges = store, objectives, console, gauges
+        # what ran when an earlier driver ended waits now
+        store.mark([trial for trial, status in store.statuses().items() if status is Status.RUNNING], Status.PLANNED)
         frame = store.trials()
-        self._ended: dict[str, Any] = {
-            row["trial"]: row for row in frame[frame["status"].isin(ENDED)].to_dict("records")
-        }
-        self._epoch: dict[str, int] = {t: int(e) for t, e in zip(frame["trial"], frame["epoch"].fillna(0), strict=True)}
-        self._epochs, self._before = epochs, sum(self._epoch.values())
+        members = zip(frame["trial"], map(Status, frame["status"]), frame["epoch"].fillna(0).astype(int), strict=True)
+        self.tally = Tally(total, epochs, members)
+        self._before = self.tally.trained
+        store.annotate(
+            started=f"{time.time():.3f}", epochs_before=str(self._before), members=str(total), epochs=str(epochs)
+        )
+        self._points = frame[frame["status"].isin(ENDED)]
+        self._new: list[dict[str, Any]] = []
+        self._front: Front | None = _front(self._points, objectives)
+        self._latest: dict[tuple[str, str], float] = {}
         self._started = self._printed = time.monotonic()
-        self._front: Front | None = None
+        self._shown = -math.inf
         self.first_row: float | None = None
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
     def add(self, trials: Iterable[str]) -> None:
         """Members that were planned since."""
         for trial in trials:
-            self._status.setdefault(trial, Status.PLANNED)
-            self._epoch.setdefault(trial, 0)
+            self.tally.take(trial, Status.PLANNED)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -65,12 +88,12 @@ class Recorder(Callback):
     def __enter__(self) -> Recorder:
         if self._live:
             self._live.start()
-            self._show()
+        self._show()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._show()
         if self._live:
-            self._show()
             self._live.stop()
 
     def on_trial_result(
@@ -85,102 +108,77 @@ class Recorder(Callback):
         self.store.report(reported)
         for row in rows:
             if "epoch" not in row:
-                self.store.end([row["trial"]], Status(row["status"]), row["error"])
+                self.store.mark([row["trial"]], Status(row["status"]), row["error"])
         if self.first_row is None and reported:
             self.first_row = time.time() - psutil.Process().create_time()
         for row in rows:
             self._take(row["trial"], Status(row["status"]), row)
-        self._show()
+        model = json.loads(trial.config["pack"]["members"][0])["model"]
+        for metric in LATEST:
+            if values := [row[metric] for row in reported if math.isfinite(row.get(metric, math.nan))]:
+                self._latest[model, metric] = statistics.median(values)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._set(trial, Status.RUNNING)
+        names = self._open(trial)
+        self.store.mark(names, Status.RUNNING)
+        for name in names:
+            self._take(name, Status.RUNNING, {})
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # its last rows are committed: what it would have gone on from is of no more use
         pack = trial.config["pack"]
-        if all(self._status[name] in ENDED for name in pack["trials"]):
+        if not self._open(trial):
             shutil.rmtree(Path(pack["folder"]) / "packs" / pack["name"], ignore_errors=True)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        names = [name for name in trial.config["pack"]["trials"] if self._status[name] not in ENDED]
-        self.store.end(names, Status.FAILED, "the worker died more often than it is started again")
+        names = self._open(trial)
+        self.store.mark(names, Status.FAILED, "the worker died more often than it is started again")
         for name in names:
             self._take(name, Status.FAILED, {})
-        self._show()
 
-    def _set(self, trial: Any, status: Status) -> None:
-        for name in trial.config["pack"]["trials"]:
-            if self._status[name] not in ENDED:
-                self._status[name] = status
-        self._show()
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        # Tune steps several times a second, with news or without
+        if time.monotonic() - self._shown > _REFRESH:
+            self._show()
+
+    def _open(self, trial: Any) -> list[str]:
+        return [name for name in trial.config["pack"]["trials"] if self.tally.status(name) not in ENDED]
 
     def _take(self, name: str, status: Status, row: dict[str, Any]) -> None:
-        self._epoch[name] = max(self._epoch[name], int(row.get("epoch", 0)))
-        if self._status[name] not in ENDED and status in ENDED:
-            self._ended[name] = {**row, "trial": name, "status": status}
-            self._front = None
-        if self._status[name] not in ENDED:
-            self._status[name] = status
+        if self.tally.take(name, status, int(row.get("epoch", 0))):
+            self._new.append({**row, "trial": name, "status": status})
 
-    def _counts(self) -> dict[str, int]:
-        counts = dict.fromkeys((str(s) for s in Status), 0)
-        for status in self._status.values():
-            counts[status] += 1
-        return counts
-
-    def _remaining(self) -> float | None:
-        """Seconds until the end, at the rate of epochs so far."""
-        done = sum(self._epoch.values()) - self._before
-        left = sum(self._epochs - e for t, e in self._epoch.items() if self._status[t] not in ENDED)
-        left += self._epochs * (self.total - len(self._epoch))
-        return (time.monotonic() - self._started) * left / done if done else None
-
-    def _summary(self) -> dict[str, str]:
-        counts = self._counts()
-        if self._front is None:
-            self._front = _front(list(self._ended.values()), self.objectives)
-        shown = {
-            "done": f"{counts['done'] + counts['stopped']} of {self.total}",
-            "running": str(counts["running"]),
-            "failed": str(counts["failed"] + counts["diverged"]),
-            "time left": _span(self._remaining()),
-        }
-        if self._front is not None and len(self._front.rows):
-            shown["front"] = str(len(self._front.rows))
-            shown["hypervolume"] = f"{self._front.hypervolume:.4g}"
-            for metric in self.objectives:
-                values = self._front.points[metric]
-                best = values.min() if self.objectives[metric] == Direction.MIN else values.max()
-                shown[f"best {metric}"] = f"{best:.4g}"
-        return shown
+    def _best(self) -> Front | None:
+        """The front so far, of what it rested on and the members that have ended since."""
+        if self._new:
+            self._points = pd.concat([self._points, pd.DataFrame(self._new)], ignore_index=True)
+            self._new = []
+            self._front = _front(self._points, self.objectives)
+            if self._front is not None:
+                self._points = essential(self._front)
+        return self._front
 
     def _show(self) -> None:
+        self._shown = time.monotonic()
+        best, left = self._best(), self.tally.seconds_left(self._before, self._shown - self._started)
+        if self.gauges:
+            self.gauges.show(self.tally, best, left, self._latest)
         if self._live:
             table = Table(title="gimtune", title_justify="left")
-            summary = self._summary()
-            for name in summary:
+            shown = summary(self.tally, best, left)
+            for name in shown:
                 table.add_column(name, justify="right")
-            table.add_row(*summary.values())
+            table.add_row(*shown.values())
             self._live.update(table, refresh=True)
-        elif time.monotonic() - self._printed > _LINE_EVERY:
-            self._printed = time.monotonic()
-            line = ", ".join(f"{name} {value}" for name, value in self._summary().items())
+        elif self._shown - self._printed > _LINE_EVERY:
+            self._printed = self._shown
+            line = ", ".join(f"{name} {value}" for name, value in summary(self.tally, best, left).items())
             self.console.print(line, highlight=False, soft_wrap=True)
 
 
-def _front(rows: list[dict[str, Any]], objectives: dict[str, str]) -> Front | None:
-    frame = pd.DataFrame(rows)
-    for column in (*METRICS, "fid_features", "data", "reasons"):
-        if column not in frame:
-            frame[column] = None
+def _front(points: pd.DataFrame, objectives: dict[str, str]) -> Front | None:
+    needed = [column for column in (*METRICS, "fid_features", "data", "reasons") if column not in points]
     try:
-        return front(frame, objectives)
+        return front(points.reindex(columns=[*points.columns, *needed]), objectives)
     except ValueError:
         return None  # the report at the end says why; a live table has no room for it
-
-
-def _span(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min"

@@ -16,6 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -74,6 +75,8 @@ def launch(config: Config, console: Console) -> int:
     if not config.ray.address:
         check_machine(config, [(os.cpu_count() or 1, _gpus(config))])
     _check_features(config)
+    if config.ray.trackers:
+        _check_trackers(config)
     data = _data(config)
     made = _packs_of(run, planned) if run else packs(planned, config.resources.members, data.image, _kind(config))
     if config.dry_run:
@@ -111,10 +114,15 @@ def launch(config: Config, console: Console) -> int:
 def _only_driver(run: Path) -> Iterator[None]:
     """Refuse a second driver on a run folder; the kernel lets go of the lock when the first one dies."""
     with (run / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"resume={run}: another driver is at work on this run folder") from None
+        for attempt in range(5):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                # whoever asks for the study's status holds it for a moment
+                time.sleep(0.05 * attempt)
+        else:
+            raise ConfigError(f"resume={run}: another driver is at work on this run folder")
         yield
 
 
@@ -166,9 +174,11 @@ def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Stor
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
     from gimtune.tuning.cluster import connected
+    from gimtune.tuning.gauges import Gauges
     from gimtune.tuning.recorder import Recorder
     from gimtune.tuning.retention import Retention
     from gimtune.tuning.scheduler import scheduler
+    from gimtune.tuning.trackers import trackers
     from gimtune.tuning.trainable import GimTrial
 
     size = sum(array.nbytes for array in data.images.values())
@@ -181,11 +191,12 @@ def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Stor
         console.print(where, **_PLAIN)
         trainable = tune.with_parameters(GimTrial, data=data)
         trainable.__qualname__ = GimTrial.__qualname__  # what the dashboard and `ps` show
-        with Recorder(store, config.budget.epochs, dict(config.objectives), total, console) as recorder:
+        shown = Gauges(config.name, run.name)
+        with Recorder(store, config.budget.epochs, dict(config.objectives), total, console, shown) as recorder:
             searcher = _searcher(config, todo, total, data, run, recorder)
             # planned trials may wait for their workers to start all together; Optuna is asked as late as can be
             os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1" if sequential else str(_PENDING)
-            callbacks: list[Any] = [recorder]
+            callbacks = [recorder, *trackers(config, run, console)]
             if config.checkpoints == "front":
                 callbacks.append(Retention(store, run, dict(config.objectives)))
             Tuner(
@@ -262,6 +273,12 @@ def _check_rungs(config: Config) -> None:
         make_rungs(config)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def _check_trackers(config: Config) -> None:
+    from gimtune.tuning.trackers import check
+
+    check(config)
 
 
 def _trial_config(config: Config, pack: Pack, run: Path) -> dict[str, Any]:

@@ -48,6 +48,10 @@ class GimTrial(tune.Trainable):
         self._data = data
         self._start(config["pack"])
 
+    def __repr__(self) -> str:
+        # shown by the dashboard, which asks once: an actor serves many trials of one run
+        return f"{self._folder.parent.name}/{self._folder.name}"
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._start(new_config["pack"])
         return True

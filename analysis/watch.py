@@ -1,0 +1,161 @@
+"""How a study stands, on a terminal: once, or until it has ended."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from analysis.load import load
+from analysis.report import _front_table, _number, _plain, _table, export
+from analysis.status import Standing, span, standing
+from gimtune.vocabulary import Status
+
+_ROWS = 12
+_REFRESH = 2.0
+_REPORT_EVERY = 60.0
+
+
+def render(stand: Standing, rows: int | None = None) -> Group:
+    """The whole for a terminal; ``rows`` limits each of its tables."""
+    return Group(*_parts(stand, rows))
+
+
+def _parts(stand: Standing, rows: int | None) -> Iterator[RenderableType]:
+    study, tally = stand.study, stand.tally
+    counts = {status: count for status, count in tally.counts.items() if count}
+    yield Text.assemble((_plain(study.meta.get("name", study.run.name)), "bold"), f"  {_plain(study.run)}")
+    yield Text(f"members  {tally.total}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+    planned = tally.trained + tally.left
+    if planned:
+        share = f"epochs   {tally.trained:,} of {'' if stand.ended else 'about '}{planned:,.0f} "
+        bar = Table.grid()
+        bar.add_row(Text(share), ProgressBar(planned, tally.trained, width=30), Text(f" {tally.trained / planned:.0%}"))
+        yield bar
+    yield _driver(stand)
+    trials = study.trials
+    failed = trials[trials["status"].isin([Status.FAILED, Status.DIVERGED])]
+    if len(failed):
+        yield _failed(study.run, failed, rows)
+    running = trials[trials["status"] == Status.RUNNING]
+    if len(running):
+        yield _running(stand, running, rows)
+    if stand.best is None:
+        yield Text(f"no front: {_plain(stand.refused)}")
+    elif len(stand.best.rows):
+        shown = stand.best._replace(rows=stand.best.rows.head(rows or len(stand.best.rows)))
+        yield _front_table(shown, ())
+        if len(shown.rows) < len(stand.best.rows):
+            yield Text(f"... of {len(stand.best.rows)} on the front", style="dim")
+        reference = ", ".join(f"{key} {_number(value)}" for key, value in stand.best.reference.items())
+        yield Text(f"hypervolume {_number(stand.best.hypervolume)} from the reference point {reference}")
+    else:
+        yield Text("no member has ended yet: no front")
+
+
+def _driver(stand: Standing) -> Text:
+    if stand.ended:
+        when = stand.study.trials["reported"].max()
+        at = f", the last at {_clock(when, stand.now)}" if math.isfinite(when) else ""
+        writing = "; the driver is writing the report" if stand.driver else ""
+        return Text(f"ended    all results are in{at}{writing}")
+    if not stand.driver:
+        go_on = f"python -m gimtune resume={stand.study.run}"
+        return Text.assemble(("driver   none is at work; go on with: ", "bold red"), go_on)
+    since = stand.study.meta.get("started")
+    text = f"driver   at work since {_clock(float(since), stand.now)}" if since else "driver   at work: Ray is starting"
+    if stand.left is not None:
+        text += f"; about {span(stand.left)} left, until {_clock(stand.now + stand.left, stand.now)}"
+    return Text(text)
+
+
+def _clock(then: float, now: float) -> str:
+    """Local time, with the day where it is another."""
+    day = "%a %d %b " if time.localtime(then)[:3] != time.localtime(now)[:3] else ""
+    return time.strftime(f"{day}%H:%M:%S", time.localtime(then))
+
+
+def _failed(run: Path, failed: pd.DataFrame, rows: int | None) -> Table:
+    table = _table(_counted("Failed or diverged", failed, rows))
+    for column in ("trial", "model", "prior", "weight", "seed", "epoch", "status", "error", "traceback"):
+        table.add_column(column, overflow="fold")
+    for row in failed.tail(rows or len(failed)).to_dict("records"):
+        path = Path("errors") / f"{row['pack']}.txt"
+        cells = (row[str(column.header)] for column in table.columns[:-1])
+        table.add_row(*(Text(_number(cell)) for cell in cells), _plain(path) if (run / path).is_file() else "-")
+    return table
+
+
+def _running(stand: Standing, running: pd.DataFrame, rows: int | None) -> Table:
+    table = _table(_counted("Running" if stand.driver else "Begun when the driver ended", running, rows))
+    objectives = list(stand.best.objectives) if stand.best else []
+    for column in ("trial", "model", "prior"):
+        table.add_column(column)
+    for column in ("weight", "seed", "epoch", "last report", *objectives):
+        table.add_column(column.replace("_", "\n"), justify="right")
+    for row in running.sort_values("reported", ascending=False).head(rows or len(running)).to_dict("records"):
+        names = (row[key] for key in ("trial", "model", "prior", "weight", "seed"))
+        epoch = f"{_number(row['epoch'] if row['epoch'] == row['epoch'] else 0)} of {stand.tally.epochs}"
+        heard = row["reported"]
+        ago = "-" if heard is None or math.isnan(heard) else f"{span(max(0.0, stand.now - heard))} ago"
+        table.add_row(*(Text(_number(cell)) for cell in names), epoch, ago, *(_number(row[key]) for key in objectives))
+    return table
+
+
+def _counted(title: str, frame: pd.DataFrame, rows: int | None) -> str:
+    return f"{title}: {len(frame)}" + (f", the latest {rows}" if rows and len(frame) > rows else "")
+
+
+def watch(
+    run: Path,
+    console: Console,
+    objectives: Mapping[str, str] | Iterable[str] | None = None,
+    *,
+    only: Mapping[str, str] | None = None,
+) -> None:
+    """Show a study until it has ended or Ctrl-C; the tables, figures and report in its folder follow it.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: as `standing`, or the folder cannot be written.
+    """
+    fresh = _Fresh(run, objectives, only)
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            begun = time.monotonic()
+            stand = standing(run, objectives, only=only)
+            live.update(Group(render(stand, _ROWS), fresh.note), refresh=True)
+            over = stand.ended and not stand.driver
+            fresh.follow(stand, over)
+            if over:
+                live.update(Group(render(stand, _ROWS), fresh.note), refresh=True)
+                return
+            # a study of thousands takes longer to read: a tenth of the time at most goes into that
+            time.sleep(max(_REFRESH, 10 * (time.monotonic() - begun)))
+
+
+class _Fresh:
+    """Writes the report anew when members have ended since, and no more than a twentieth of the time."""
+
+    def __init__(self, run: Path, objectives: Mapping[str, str] | Iterable[str] | None, only: Mapping[str, str] | None):
+        self.run, self.objectives, self.only = run, objectives, only
+        self.note = Text("")
+        self._members, self._next = 0, 0.0
+
+    def follow(self, stand: Standing, over: bool) -> None:
+        if stand.best is None or stand.tally.ended == self._members:
+            return
+        begun = time.monotonic()
+        if begun < self._next and not over:
+            return
+        export(load(self.run), self.objectives or stand.best.objectives, only=self.only)
+        self._members = stand.tally.ended
+        self._next = time.monotonic() + max(_REPORT_EVERY, 20 * (time.monotonic() - begun))
+        self.note = Text(f"tables and figures as of {time.strftime('%H:%M:%S')} are in the run folder", style="dim")
