@@ -261,6 +261,12 @@ class Evaluation:
         posterior = self._encode(objective, parameters, member, "test", slice(count))
         return torch.stack([self.scaled("test", slice(count)), self._decode(objective, parameters, posterior.z)])
 
+    @torch.no_grad()
+    def codes(self, objective: Objective, parameters: Parameters, member: Member, count: int) -> tuple[Tensor, Tensor]:
+        """Posterior means of the validation split's first images, (n, latent_dim), and their labels, (n,)."""
+        posterior = self._encode(objective, parameters, member, "validation", slice(count))
+        return posterior.mu, self.labels["validation"][:count]
+
     def _formula(
         self,
         objective: Objective,

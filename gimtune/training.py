@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import vmap
@@ -29,6 +30,8 @@ from gimtune.vocabulary import Member, Status
 
 FORMAT = 2
 _KEPT = 2
+#: Validation images whose codes are kept, for a map of them.
+_CODES = 1000
 Rows = list[dict[str, Any]]
 
 
@@ -196,7 +199,8 @@ def run(
     With a ``folder`` it writes ``packs/<pack>/`` there and goes on from what it finds: the rows of the checkpoint
     first, so that a reader who died before writing them down gets them again. A member's last row has its final status
     and the metrics of the test split; its weights then stand in ``members/<trial>.pt``, its samples in
-    ``samples/<trial>.png``, and test images with their reconstructions in ``samples/<trial>-reconstructed.png``.
+    ``samples/<trial>.png``, test images with their reconstructions in ``samples/<trial>-reconstructed.png``, and codes
+    of validation images with their labels in ``samples/<trial>-latents.npz``.
 
     Args:
         note: is told of a checkpoint that cannot be read.
@@ -324,6 +328,8 @@ def _keep(pack: Pack, index: int, folder: Path) -> str:
     pairs = pack.evaluation.reconstructions(pack.objective, parameters, member, 32)
     rows = pairs.unflatten(1, (4, 8)).transpose(0, 1).flatten(0, 2)
     _save_grid(rows, folder / "samples" / f"{member.trial}-reconstructed.png")
+    codes, labels = pack.evaluation.codes(pack.objective, parameters, member, _CODES)
+    _save_codes(codes, labels, folder / "samples" / f"{member.trial}-latents.npz")
     return str(relative)
 
 
@@ -340,3 +346,10 @@ def _save_grid(images: Tensor, path: Path) -> None:
     picture = Image.fromarray(pixels[..., 0] if colours == 1 else pixels)
     with replacing(path) as temporary:
         picture.resize((side * width * zoom, side * height * zoom), Image.Resampling.NEAREST).save(temporary)
+
+
+def _save_codes(codes: Tensor, labels: Tensor, path: Path) -> None:
+    # half precision: for a map, and there may be ten thousand of them
+    halves, classes = codes.half().cpu().numpy(), labels.to(torch.int16).cpu().numpy()
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, codes=halves, labels=classes)
