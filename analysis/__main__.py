@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.width = 120
     try:
         if options.status:
-            console.print(render(standing(options.run, asked, only=only)))
+            console.print(render(standing(options.run, asked, only=only)), crop=False)
             return 0
         if options.watch:
             with contextlib.suppress(KeyboardInterrupt):

@@ -68,8 +68,10 @@ def _driver(stand: Standing) -> Text:
         writing = "; the driver is writing the report" if stand.driver else ""
         return Text(f"ended    all results are in{at}{writing}")
     if not stand.driver:
-        go_on = f"python -m gimtune resume={stand.study.run}"
-        return Text.assemble(("driver   none is at work; go on with: ", "bold red"), go_on)
+        go_on = f"\n  python -m gimtune resume={_plain(stand.study.run)}"
+        # one line whatever its length, to be copied
+        stopped = ("driver   none is at work; go on with", "bold red")
+        return Text.assemble(stopped, go_on, no_wrap=True, overflow="ignore")
     since = stand.study.meta.get("started")
     text = f"driver   at work since {_clock(float(since), stand.now)}" if since else "driver   at work: Ray is starting"
     if stand.left is not None:

@@ -1,4 +1,4 @@
-"""Tables of README.md and docs/models.md, made from the declarations: ``python docs/tables.py`` writes them anew.
+"""Tables of README.md and the pages in docs/, made from the declarations: ``python docs/tables.py`` writes them anew.
 
 A region between ``<!-- NAME -->`` and ``<!-- end -->`` is replaced; a test keeps regions and declarations equal.
 """
@@ -21,7 +21,7 @@ from gimtune.priors import PRIORS, make_prior
 from gimtune.restrictions import RESTRICTIONS
 from gimtune.vocabulary import Model
 
-FILES = (ROOT / "README.md", ROOT / "docs" / "models.md")
+FILES = (ROOT / "README.md", ROOT / "docs" / "models.md", ROOT / "docs" / "monitoring.md")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -114,7 +114,27 @@ def kinds() -> str:
     )
 
 
-TABLES = {"models": models, "weights": weights, "restrictions": restrictions, "priors": priors, "kinds": kinds}
+def gauges() -> str:
+    """What a study's driver exports."""
+    from gimtune.tuning.gauges import GAUGES  # it imports Ray, which no other table needs
+
+    return _table(
+        ("gauge", "labels beside `study` and `run`", "meaning"),
+        (
+            (f"`ray_{name}`", ", ".join(f"`{label}`" for label in labels) or "none", meaning)
+            for name, (labels, meaning) in GAUGES.items()
+        ),
+    )
+
+
+TABLES = {
+    "models": models,
+    "weights": weights,
+    "restrictions": restrictions,
+    "priors": priors,
+    "kinds": kinds,
+    "gauges": gauges,
+}
 
 
 def filled(text: str) -> str:

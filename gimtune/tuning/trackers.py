@@ -6,6 +6,7 @@ A tracker sees a Ray trial as a person would name it: a lone member's metrics, o
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -56,6 +57,7 @@ def _logger(name: str, config: Config, run: Path) -> LoggerCallback:
     if name == "mlflow":
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         # one store for all studies, beside their folders
         address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.parents[1] / 'mlflow.db'}"
         return MLflowLoggerCallback(address, experiment_name=config.name, tags={"run": run.name})
