@@ -26,8 +26,7 @@ from matplotlib.figure import Figure
 
 from gimtune.config import SEQUENTIAL, Config
 from gimtune.resolve import members
-from gimtune.tuning.mo_asha import Rungs
-from gimtune.tuning.scheduler import make_rungs
+from gimtune.tuning.mo_asha import Rungs, make_rungs
 from gimtune.tuning.search import Proposals
 from gimtune.vocabulary import Member, Status
 

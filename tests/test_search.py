@@ -69,6 +69,21 @@ def test_a_pack_can_share_a_program_and_spans_weights(tmp_path):
     assert all(0.001 <= one.weight <= 0.3 for one in pack)
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_a_study_of_the_default_size_learns(tmp_path, sampler):
+    first, last = [], []
+    for seed in range(3):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        given = ["models=[wae_mmd]", "space.prior=normal", "search.trials=50", f"seed={seed}"]
+        found = asked(Proposals(config(*given, sampler=sampler), folder, NOTHING), 50, most=1)
+        distances = [outcome(one)["fid"] for one in found]
+        first += distances[:10]
+        last += distances[30:]
+    # means of 30 and 60; at random they are equal
+    assert sum(last) / len(last) < 0.85 * sum(first) / len(first)
+
+
 def test_what_was_asked_before_a_kill_is_asked_again(tmp_path):
     whole = tmp_path / "whole"
     whole.mkdir()

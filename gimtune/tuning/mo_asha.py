@@ -14,13 +14,16 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import moocore
 import numpy as np
 from numpy.typing import NDArray
 
 from gimtune.vocabulary import Direction
+
+if TYPE_CHECKING:
+    from gimtune.config import Config
 
 PRIORITIES = ("epsilon_net", "scalarisation")
 #: Share of the weighted sum beside the weighted maximum; as ParEGO has it (Knowles 2006).
@@ -158,6 +161,22 @@ class Rungs:
         # exponential variates over their sum are uniform on the simplex; a hash, so that no library's version matters
         drawn = [-math.log(_uniform(f"{self._seed}/{member}/{metric}")) for metric in self._signs]
         return np.array(drawn) / sum(drawn)
+
+
+def make_rungs(config: Config) -> Rungs:
+    """Empty rungs as the configuration has them.
+
+    Raises:
+        ValueError: an option that does not fit the budget; the message names its key.
+    """
+    return Rungs(
+        dict(config.objectives),
+        max_epochs=config.budget.epochs,
+        grace=config.scheduler.grace or config.budget.evaluate_every,
+        reduction=config.scheduler.reduction,
+        priority=config.scheduler.priority,
+        seed=config.seed,
+    )
 
 
 class _Rung:

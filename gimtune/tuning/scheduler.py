@@ -19,7 +19,7 @@ from gimtune.config import Config
 from gimtune.files import replacing
 from gimtune.store import Store
 from gimtune.training import pack_name
-from gimtune.tuning.mo_asha import Rungs
+from gimtune.tuning.mo_asha import Rungs, make_rungs
 from gimtune.tuning.packs import Pack, rows_of
 from gimtune.vocabulary import Status
 
@@ -36,22 +36,6 @@ def scheduler(config: Config, store: Store, todo: Iterable[Pack], run: Path) -> 
         # a driver that died after a report was stored and before its decision was
         _tell(run / "packs" / pack_name(pack), [m.trial for m in pack if m.trial in rungs.stopped])
     return Halving(rungs)
-
-
-def make_rungs(config: Config) -> Rungs:
-    """Empty rungs as the configuration has them.
-
-    Raises:
-        ValueError: an option that does not fit the budget; the message names its key.
-    """
-    return Rungs(
-        dict(config.objectives),
-        max_epochs=config.budget.epochs,
-        grace=config.scheduler.grace or config.budget.evaluate_every,
-        reduction=config.scheduler.reduction,
-        priority=config.scheduler.priority,
-        seed=config.seed,
-    )
 
 
 class InOrder(FIFOScheduler):

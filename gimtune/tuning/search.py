@@ -29,10 +29,12 @@ from gimtune.store import Store
 from gimtune.tuning.packs import key
 from gimtune.vocabulary import ENDED, Member, Status
 
-SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
-    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, group=True),
-    "nsga2": lambda seed: NSGAIISampler(seed=seed),
-    "gp": lambda seed: GPSampler(seed=seed),
+#: By seed, and the number of members that the study is to have.
+SAMPLERS: Mapping[str, Callable[[int, int], BaseSampler]] = {
+    "tpe": lambda seed, trials: TPESampler(seed=seed, multivariate=True, group=True),
+    # Optuna's own 50 in a generation make a study of 50 members a random search
+    "nsga2": lambda seed, trials: NSGAIISampler(population_size=min(50, max(8, trials // 10)), seed=seed),
+    "gp": lambda seed, trials: GPSampler(seed=seed),
 }
 #: Questions for one new member, before the space is taken for exhausted.
 _TRIES = 100
@@ -99,7 +101,8 @@ class Proposals:
 
     def _ask(self, fixed: dict[str, Any]) -> tuple[Member, dict[str, Any]] | None:
         for _ in range(_FEW if fixed else _TRIES):
-            sampler = SAMPLERS[self.config.search.sampler](number("search", self.config.seed, self._asked))
+            seed = number("search", self.config.seed, self._asked)
+            sampler = SAMPLERS[self.config.search.sampler](seed, self.config.search.trials or 0)
             self.study.sampler = PartialFixedSampler(fixed, sampler) if fixed else sampler
             self._asked += 1
             trial = self.study.ask()

@@ -37,6 +37,7 @@ from gimtune.metrics import fid
 from gimtune.resolve import members
 from gimtune.store import Store
 from gimtune.training import pack_name
+from gimtune.tuning.mo_asha import make_rungs
 from gimtune.tuning.packs import Pack, most, packs
 from gimtune.vocabulary import ENDED, Member, Status
 
@@ -267,8 +268,6 @@ def _kind(config: Config) -> str:
 
 
 def _check_rungs(config: Config) -> None:
-    from gimtune.tuning.scheduler import make_rungs
-
     try:
         make_rungs(config)
     except ValueError as error:
