@@ -1,23 +1,24 @@
-"""``python -m analysis RUN``: prints a study's front and writes its tables and figures into the run folder.
+"""``python -m analysis RUN``: prints a study's front and writes its tables, figures and report into the run folder.
 
-With ``--status`` or ``--watch`` it says how a study stands, running or not.
+Of several runs it prints and writes the comparison alone: ``report.html`` in the first run's folder. With ``--status``
+or ``--watch`` it says how one study stands, running or not.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
-from analysis.load import load
-from analysis.pareto import OBJECTIVES
-from analysis.report import export, print_front
+from analysis.load import Study, load
+from analysis.report import export, print_comparison, print_front, write_report
 from analysis.status import standing
+from analysis.text import plain
 from analysis.watch import render, watch
 
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m analysis", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, results/<study>/<time>")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, results/<study>/<time>")
     parser.add_argument(
         "--objectives",
         nargs="+",
@@ -38,9 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     live = parser.add_mutually_exclusive_group()
     live.add_argument("--status", action="store_true", help="how far it is, what runs and failed, the front so far")
     live.add_argument(
-        "--watch", action="store_true", help="the same until it has ended, and keep its tables and figures up to date"
+        "--watch", action="store_true", help="the same until it has ended, and keep its tables and report up to date"
     )
     options = parser.parse_args(arguments)
+    if len(options.runs) > 1 and (options.status or options.watch):
+        parser.error("--status and --watch take one RUN")
     chosen = {"data": options.data, "fid_features": options.features}
     only = {column: value for column, value in chosen.items() if value is not None}
     asked = {key: way for key, _, way in (text.partition("=") for text in options.objectives or ())}
@@ -49,20 +52,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.width = 120
     try:
         if options.status:
-            console.print(render(standing(options.run, asked, only=only)), crop=False)
-            return 0
-        if options.watch:
+            console.print(render(standing(options.runs[0], asked, only=only)), crop=False)
+        elif options.watch:
             with contextlib.suppress(KeyboardInterrupt):
-                watch(options.run, console, asked, only=only)
-            return 0
-        study = load(options.run)
-        objectives = asked or json.loads(study.meta.get("objectives") or json.dumps(dict(OBJECTIVES)))
-        paths = export(study, objectives, only=only)
+                watch(options.runs[0], console, asked, only=only)
+        else:
+            _report([load(run) for run in options.runs], console, asked, only)
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(plain(error), file=sys.stderr)
         return 2
-    print_front(study, console, objectives, only=only, paths=paths)
     return 0
+
+
+def _report(studies: list[Study], console: Console, asked: Mapping[str, str], only: Mapping[str, str]) -> None:
+    objectives = asked or studies[0].objectives
+    if len(studies) > 1:
+        path = write_report(studies, objectives, only=only)
+        print_comparison(studies, console, objectives, only=only)
+        console.print(Text(str(path)), soft_wrap=True)
+    else:
+        paths = export(studies[0], objectives, only=only)
+        print_front(studies[0], console, objectives, only=only, paths=paths)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from analysis.pareto import OBJECTIVES
 from gimtune.store import Store
 from gimtune.vocabulary import IDENTITY, PROGRESS, PROTOCOL, Status
 
@@ -26,6 +29,23 @@ class Study(NamedTuple):
     meta: dict[str, str]
     trials: pd.DataFrame
     reports: pd.DataFrame
+
+    @property
+    def objectives(self) -> Mapping[str, str]:
+        """Of its front, with directions.
+
+        Raises:
+            ValueError: the store says something else.
+        """
+        stated = self.meta.get("objectives") or ""
+        try:
+            found = json.loads(stated) if stated else OBJECTIVES
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, Mapping) or not all(isinstance(way, str) for way in found.values()):
+            path = self.run / "study.db"
+            raise ValueError(f"{path}: objectives {stated[:80]!r} are no mapping of a metric to min or max")
+        return found
 
 
 def load(run: Path | str, *, reports: bool = True) -> Study:
@@ -57,6 +77,28 @@ def load(run: Path | str, *, reports: bool = True) -> Study:
     if unknown:
         raise ValueError(f"{path}: status {unknown[0]!r} is none of {', '.join(Status)}")
     return Study(run, meta, trials, evaluations)
+
+
+def pooled(studies: Sequence[Study]) -> tuple[list[str], pd.DataFrame]:
+    """Short and distinct names of the run folders, and the trials of all with the column ``run`` more."""
+    folders = [study.run.resolve() for study in studies]
+    labels = [f"{i}: {folder.name}" for i, folder in enumerate(folders, 1)]
+    for depth in (2, 1):
+        names = ["/".join(folder.parts[-depth:]) for folder in folders]
+        labels = names if len(set(names)) == len(names) else labels
+    trials = [study.trials.assign(run=label) for study, label in zip(studies, labels, strict=True)]
+    return labels, pd.concat(trials, ignore_index=True)
+
+
+def text_file(run: Path, name: str) -> str | None:
+    """Content of a small file of the run folder; ``None`` if it is absent, no UTF-8 or larger than a mebibyte."""
+    path = run / name
+    try:
+        if not path.is_file() or path.stat().st_size > 1 << 20:
+            return None
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
 
 
 def _require(path: Path, table: str, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:

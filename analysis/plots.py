@@ -217,6 +217,7 @@ def interactive_front(front: Front) -> go.Figure:
                     "color": colour if series.collapsed else "black" if series.on_front else "#4d4d4d",
                 },
             },
+            customdata=[*series.points.index],
             hovertext=[_hover(row) for row in series.points.to_dict("records")],
             hoverinfo="text",
         )

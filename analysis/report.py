@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,15 +15,18 @@ from rich.text import Text
 
 from analysis.claims import Claim, Verdict, Verdicts, claims
 from analysis.figures import FIGURES
-from analysis.load import Study, load
+from analysis.load import Study, load, pooled
+from analysis.page import compared, page
 from analysis.pareto import OBJECTIVES, Front, front, fronts_by
-from gimtune.store import Value
+from analysis.text import flags, number, plain
+from gimtune.files import replacing
 from gimtune.vocabulary import Status
 
 #: Metrics shown beside the objectives where the terminal has this many columns; pareto.csv has them all.
 _WIDE = 110
 _CONTEXT = ("fid_floor", "fid_expost", "mi", "mi_lower", "restriction")
 _FAILURES = 20
+_ROWS = 100
 _COLOURS = {Verdict.HOLDS: "green", Verdict.DOES_NOT_HOLD: "red", Verdict.UNDECIDED: "dim"}
 
 
@@ -50,7 +52,26 @@ def export(
     verdicts = _verdicts(study, only)
     _write(answers, lambda part: verdicts.table().to_csv(part, index=False))
     paths |= _export_figures(best, study.run)
+    paths["report.html"] = write_report([study], objectives, only=only)
     return paths
+
+
+def write_report(
+    runs: Sequence[Study | Path | str],
+    objectives: Mapping[str, str] | Iterable[str] = OBJECTIVES,
+    *,
+    only: Mapping[str, str] | None = None,
+) -> Path:
+    """Write ``report.html`` into the first run's folder, on all of the runs, whole or not at all; return its path.
+
+    Raises:
+        ValueError, OSError: as `load` and `analysis.page.page`, or the folder cannot be written.
+    """
+    studies = [run if isinstance(run, Study) else load(run) for run in runs]
+    text = page(studies, [_verdicts(study, only) for study in studies], objectives, only=only)
+    path = studies[0].run / "report.html"
+    _write(path, lambda part: part.write_text(text, encoding="utf-8"))
+    return path
 
 
 def _export_figures(best: Front, run: Path) -> dict[str, Path]:
@@ -78,13 +99,8 @@ def _export_figures(best: Front, run: Path) -> dict[str, Path]:
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
+    with replacing(path) as part:
         write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def print_front(
@@ -97,16 +113,16 @@ def print_front(
 ) -> None:
     """Print the front, its hypervolume, those by model and by prior, what was left out, the verdicts and `paths`."""
     best = front(study.trials, objectives, only=only)
-    console.print(_front_table(best, _CONTEXT if console.width >= _WIDE else ()))
-    reference = ", ".join(f"{key} {_number(value)}" for key, value in best.reference.items())
-    console.print(f"hypervolume {_number(best.hypervolume)} from the reference point {reference}", highlight=False)
+    console.print(front_table(best, _CONTEXT if console.width >= _WIDE else ()))
+    reference = ", ".join(f"{key} {number(value)}" for key, value in best.reference.items())
+    console.print(f"hypervolume {number(best.hypervolume)} from the reference point {reference}", highlight=False)
     for by in ("model", "prior"):
         groups = fronts_by(study.trials, by, best.objectives, only=only)
         if len(groups) > 1:
             console.print(_group_table(by, groups, best))
     if accuracy := study.meta.get("classifier_test_accuracy"):
         console.print(f"FID features: {study.meta.get('fid_features')}, of test accuracy {accuracy}", highlight=False)
-    left = ", ".join(f"{count} {_plain(reason)}" for reason, count in best.left_out.items()) or "none"
+    left = ", ".join(f"{count} {plain(reason)}" for reason, count in best.left_out.items()) or "none"
     console.print(Text(f"{len(best.points)} of {len(study.trials)} trials considered; left out: {left}"))
     failures = study.trials[study.trials["status"].isin([Status.FAILED, Status.DIVERGED])]
     if len(failures):
@@ -116,9 +132,25 @@ def print_front(
         console.print(Text(str(path)), soft_wrap=True)
 
 
+def print_comparison(
+    runs: Sequence[Study],
+    console: Console,
+    objectives: Mapping[str, str] | Iterable[str] = OBJECTIVES,
+    *,
+    only: Mapping[str, str] | None = None,
+) -> None:
+    """Print the common front of several runs, the share of each, and what the first attains more than the others."""
+    labels, trials = pooled(runs)
+    best = front(trials, objectives, only=only)
+    console.print(front_table(best, (), "run"))
+    console.print(_group_table("run", fronts_by(trials, "run", best.objectives, only=only), best))
+    for _, told in compared(runs, labels, best.objectives, only):
+        console.print(Text(told), soft_wrap=True)
+
+
 def print_verdicts(verdicts: Verdicts, console: Console) -> None:
     """Print the claims with their effects and intervals, or why there are none."""
-    table = _table(f"Claims, on the {verdicts.split} split")
+    table = bare_table(f"Claims, on the {verdicts.split} split")
     table.add_column("")
     table.add_column("claim")
     table.add_column("verdict", no_wrap=True)
@@ -127,11 +159,11 @@ def print_verdicts(verdicts: Verdicts, console: Console) -> None:
     for claim in verdicts.claims:
         statement = Text(claim.statement)
         if pd.isna(claim.value):
-            statement.append(f"\n{_plain(claim.note)}", style="dim")
+            statement.append(f"\n{plain(claim.note)}", style="dim")
         verdict = Text(claim.verdict, style=_COLOURS[claim.verdict])
         table.add_row(f"({claim.key[0]})", statement, verdict, *_interval(claim), str(claim.configurations))
     console.print(table)
-    left = ", ".join(f"{count} {_plain(reason)}" for reason, count in verdicts.left_out.items()) or "none"
+    left = ", ".join(f"{count} {plain(reason)}" for reason, count in verdicts.left_out.items()) or "none"
     total = f"{verdicts.trials} trials of {verdicts.configurations} configurations"
     console.print(Text(f"from {total}; left out: {left}"))
 
@@ -148,63 +180,63 @@ def _verdicts(study: Study, only: Mapping[str, str] | None) -> Verdicts:
     return claims(study.trials, np.random.default_rng(0), only=only)
 
 
-def _front_table(best: Front, context: tuple[str, ...]) -> Table:
-    title = f"Pareto front on the validation split: {len(best.rows)} of {len(best.points)} trials"
-    table = _table(title + " (test: the same trials on the test split)")
+def front_table(best: Front, context: tuple[str, ...], *more: str) -> Table:
+    more_rows = f", the first {_ROWS}" if len(best.rows) > _ROWS else ""
+    title = f"Pareto front on the validation split: {len(best.rows)} of {len(best.points)} trials{more_rows}"
+    doubts = [flags(row) for row in best.rows.head(_ROWS).to_dict("records")]
+    notes = dict.fromkeys(f"{plain(key)}: {plain(why)}" for found in doubts for key, why in found.items())
+    table = bare_table(
+        f"{title} (test: the same trials on the test split)",
+        caption="\n".join(f"flagged: {note}" for note in notes) or None,
+    )
     metrics = list(dict.fromkeys([*best.objectives, *context]))
     tests = [f"test_{key}" for key in best.objectives]
-    rows = best.rows.reindex(
-        columns=["trial", "model", "prior", "weight", "latent_dim", "seed", *metrics, *tests, "collapsed"]
+    rows = best.rows.head(_ROWS).reindex(
+        columns=["trial", *more, "model", "prior", "weight", "latent_dim", "seed", *metrics, *tests, "collapsed"]
     )
     for column in rows.columns[:-1]:
-        text = column in ("trial", "model", "prior")
+        text = column in ("trial", "model", "prior", *more)
         table.add_column(column.replace("_", "\n"), justify="left" if text else "right", overflow="fold")
-    for *cells, collapsed in rows.itertuples(index=False):
-        shown = [Text(_number(cell)) for cell in cells]
-        if collapsed:
-            shown[1].append("\ncollapsed", style="bold red")
+    for (*cells, collapsed), flagged in zip(rows.itertuples(index=False), doubts, strict=True):
+        shown = [Text(number(cell)) for cell in cells]
+        for mark, is_so in (("collapsed", collapsed), ("flagged", flagged)):
+            if is_so:
+                shown[1 + len(more)].append(f"\n{mark}", style="bold red")
         table.add_row(*shown)
     return table
 
 
 def _group_table(by: str, groups: Mapping[str, Front], best: Front) -> Table:
-    table = _table(f"By {by}, from the same reference point")
+    table = bare_table(f"By {by}, from the same reference point")
     for column in (by, "trials", "own front", "of the common front", "collapsed", "hypervolume"):
         table.add_column(column, justify="left" if column == by else "right", overflow="fold")
     common = best.rows[by].fillna("unknown").value_counts()
     for name, own in sorted(groups.items(), key=lambda item: -item[1].hypervolume):
         collapsed = int(own.points["collapsed"].sum())
         counts = (len(own.points), len(own.rows), int(common.get(name, 0)), collapsed)
-        table.add_row(Text(_plain(name)), *map(str, counts), _number(own.hypervolume))
+        table.add_row(Text(plain(name)), *map(str, counts), number(own.hypervolume))
     return table
 
 
 def _failure_table(failures: pd.DataFrame) -> Table:
     more = f", the first {_FAILURES}" if len(failures) > _FAILURES else ""
-    table = _table(f"Failed or diverged: {len(failures)}{more}")
+    table = bare_table(f"Failed or diverged: {len(failures)}{more}")
     columns = ["trial", "model", "prior", "weight", "seed", "epoch", "status", "error"]
     for column in columns:
         table.add_column(column, overflow="fold")
     for cells in failures[columns].head(_FAILURES).itertuples(index=False):
-        table.add_row(*(Text(_number(cell)) for cell in cells))
+        table.add_row(*(Text(number(cell)) for cell in cells))
     return table
 
 
-def _table(title: str) -> Table:
+def bare_table(title: str, caption: str | None = None) -> Table:
     return Table(
-        title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0), header_style="bold"
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption=None if caption is None else Text(caption),
+        caption_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+        header_style="bold",
     )
-
-
-def _number(value: Value) -> str:
-    """Four digits of a number, ``-`` for none, and text as it is."""
-    if pd.isna(value):
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
-    return _plain(value)
-
-
-def _plain(value: object) -> str:
-    """Text without what could steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in str(value))

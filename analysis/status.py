@@ -7,7 +7,6 @@ fills one from the store, so that both say the same. Imports no plotting library
 from __future__ import annotations
 
 import fcntl
-import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from analysis.load import Study, load
-from analysis.pareto import OBJECTIVES, Front, front
+from analysis.pareto import Front, front
 from gimtune.vocabulary import ENDED, Direction, Status
 
 
@@ -201,7 +200,7 @@ def standing(
     left = None
     if driver and "started" in meta:
         left = tally.seconds_left(int(meta["epochs_before"]), now - float(meta["started"]))
-    chosen = objectives or json.loads(meta.get("objectives") or json.dumps(dict(OBJECTIVES)))
+    chosen = objectives or study.objectives
     best, refused = None, ""
     try:
         best = front(trials, chosen, only=only)

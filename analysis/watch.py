@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.load import load
-from analysis.report import _front_table, _number, _plain, _table, export
+from analysis.report import bare_table, export, front_table
 from analysis.status import Standing, span, standing
+from analysis.text import number, plain
 from gimtune.vocabulary import Status
 
 _ROWS = 12
@@ -32,7 +33,7 @@ def render(stand: Standing, rows: int | None = None) -> Group:
 def _parts(stand: Standing, rows: int | None) -> Iterator[RenderableType]:
     study, tally = stand.study, stand.tally
     counts = {status: count for status, count in tally.counts.items() if count}
-    yield Text.assemble((_plain(study.meta.get("name", study.run.name)), "bold"), f"  {_plain(study.run)}")
+    yield Text.assemble((plain(study.meta.get("name", study.run.name)), "bold"), f"  {plain(study.run)}")
     yield Text(f"members  {tally.total}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
     planned = tally.trained + tally.left
     if planned:
@@ -49,14 +50,14 @@ def _parts(stand: Standing, rows: int | None) -> Iterator[RenderableType]:
     if len(running):
         yield _running(stand, running, rows)
     if stand.best is None:
-        yield Text(f"no front: {_plain(stand.refused)}")
+        yield Text(f"no front: {plain(stand.refused)}")
     elif len(stand.best.rows):
         shown = stand.best._replace(rows=stand.best.rows.head(rows or len(stand.best.rows)))
-        yield _front_table(shown, ())
+        yield front_table(shown, ())
         if len(shown.rows) < len(stand.best.rows):
             yield Text(f"... of {len(stand.best.rows)} on the front", style="dim")
-        reference = ", ".join(f"{key} {_number(value)}" for key, value in stand.best.reference.items())
-        yield Text(f"hypervolume {_number(stand.best.hypervolume)} from the reference point {reference}")
+        reference = ", ".join(f"{key} {number(value)}" for key, value in stand.best.reference.items())
+        yield Text(f"hypervolume {number(stand.best.hypervolume)} from the reference point {reference}")
     else:
         yield Text("no member has ended yet: no front")
 
@@ -68,7 +69,7 @@ def _driver(stand: Standing) -> Text:
         writing = "; the driver is writing the report" if stand.driver else ""
         return Text(f"ended    all results are in{at}{writing}")
     if not stand.driver:
-        go_on = f"\n  python -m gimtune resume={_plain(stand.study.run)}"
+        go_on = f"\n  python -m gimtune resume={plain(stand.study.run)}"
         # one line whatever its length, to be copied
         stopped = ("driver   none is at work; go on with", "bold red")
         return Text.assemble(stopped, go_on, no_wrap=True, overflow="ignore")
@@ -86,18 +87,18 @@ def _clock(then: float, now: float) -> str:
 
 
 def _failed(run: Path, failed: pd.DataFrame, rows: int | None) -> Table:
-    table = _table(_counted("Failed or diverged", failed, rows))
+    table = bare_table(_counted("Failed or diverged", failed, rows))
     for column in ("trial", "model", "prior", "weight", "seed", "epoch", "status", "error", "traceback"):
         table.add_column(column, overflow="fold")
     for row in failed.tail(rows or len(failed)).to_dict("records"):
         path = Path("errors") / f"{row['pack']}.txt"
         cells = (row[str(column.header)] for column in table.columns[:-1])
-        table.add_row(*(Text(_number(cell)) for cell in cells), _plain(path) if (run / path).is_file() else "-")
+        table.add_row(*(Text(number(cell)) for cell in cells), plain(path) if (run / path).is_file() else "-")
     return table
 
 
 def _running(stand: Standing, running: pd.DataFrame, rows: int | None) -> Table:
-    table = _table(_counted("Running" if stand.driver else "Begun when the driver ended", running, rows))
+    table = bare_table(_counted("Running" if stand.driver else "Begun when the driver ended", running, rows))
     objectives = list(stand.best.objectives) if stand.best else []
     for column in ("trial", "model", "prior"):
         table.add_column(column)
@@ -105,10 +106,10 @@ def _running(stand: Standing, running: pd.DataFrame, rows: int | None) -> Table:
         table.add_column(column.replace("_", "\n"), justify="right")
     for row in running.sort_values("reported", ascending=False).head(rows or len(running)).to_dict("records"):
         names = (row[key] for key in ("trial", "model", "prior", "weight", "seed"))
-        epoch = f"{_number(row['epoch'] if row['epoch'] == row['epoch'] else 0)} of {stand.tally.epochs}"
+        epoch = f"{number(row['epoch'] if row['epoch'] == row['epoch'] else 0)} of {stand.tally.epochs}"
         heard = row["reported"]
         ago = "-" if heard is None or math.isnan(heard) else f"{span(max(0.0, stand.now - heard))} ago"
-        table.add_row(*(Text(_number(cell)) for cell in names), epoch, ago, *(_number(row[key]) for key in objectives))
+        table.add_row(*(Text(number(cell)) for cell in names), epoch, ago, *(number(row[key]) for key in objectives))
     return table
 
 

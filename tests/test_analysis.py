@@ -277,6 +277,11 @@ TAMPERED = {
     "UPDATE meta SET value='99'": "format '99'; this version reads 3",
     "UPDATE trials SET reasons='[1' WHERE trial='t09'": "trial t09: column reasons is no JSON object",
     "UPDATE trials SET reasons='5' WHERE trial='t09'": "trial t09: column reasons is no JSON object",
+    "UPDATE trials SET flags='{' WHERE trial='t00'": "trial t00: column flags is no JSON object",
+    "UPDATE trials SET flags='[1]' WHERE trial='t00'": "trial t00: column flags is no JSON object",
+    "INSERT INTO meta VALUES ('objectives', '[')": "objectives '[' are no mapping",
+    "INSERT INTO meta VALUES ('objectives', '{\"fid\": 1}')": "are no mapping of a metric to min or max",
+    'INSERT INTO meta VALUES (\'objectives\', \'{"fid": "min", "beauty": "max"}\')': "beauty: no such metric",
 }
 
 
@@ -368,6 +373,16 @@ def test_printed_summary(run: Path) -> None:
     assert "out of [bold]memory[/nope]" in text
     assert "\x1b" not in text
     assert text.splitlines()[-1] == str(run / "trials.parquet")
+
+
+def test_printed_front_marks_what_is_not_to_be_trusted(tmp_path: Path) -> None:
+    why = "its critic tells every example apart: no estimate"
+    doubtful = member(1, fid=60.0, probe_accuracy=0.95, flags=json.dumps({"restriction/joint_js": why}))
+    text = printed(study(tmp_path, [member(0), doubtful]))
+    lines = text.splitlines()
+    (at,) = (i for i, line in enumerate(lines) if line.strip() == "flagged")
+    assert lines[at - 1].startswith("t01")
+    assert f"flagged: restriction/joint_js: {why}" in text
 
 
 def test_command_line_chooses_objectives(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,273 @@
+"""The report page, in a browser: it renders, hovers, pins and sorts, fetches nothing, and runs no one else's code."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import combinations
+from PIL import Image
+from test_analysis import member, study
+
+from analysis import front
+from analysis.__main__ import main
+from analysis.load import Study
+from analysis.page import POINTS
+from analysis.report import write_report
+from analysis.reproduce import command
+from gimtune import config, resolve
+from gimtune.vocabulary import Member, Status
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium: the system's, or playwright's own."""
+    api = pytest.importorskip("playwright.sync_api", reason="no playwright")
+    with api.sync_playwright() as player:
+        path = next(filter(None, map(shutil.which, NAMES)), player.chromium.executable_path)
+        if not Path(path).is_file():
+            pytest.skip("no Chromium, neither the system's nor one by `playwright install chromium`")
+        with player.chromium.launch(executable_path=path, args=["--no-sandbox"]) as started:
+            yield started
+
+
+@contextmanager
+def opened(browser: Any, path: Path, width: int = 1280) -> Iterator[Any]:
+    """The page, which must neither complain, nor fetch, nor ask."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    trouble: list[str] = []
+    page.on("console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("dialog", lambda dialog: (trouble.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    page.on("request", lambda r: None if r.url.startswith(("data:", "blob:")) else asked.append(r.url))
+    asked: list[str] = []
+    page.goto(path.as_uri())
+    page.wait_for_selector("html[data-ready=yes]")
+    yield page
+    page.wait_for_timeout(100)
+    assert trouble == []
+    assert asked == [path.as_uri()]
+    page.close()
+
+
+def place(page: Any, trial: str) -> tuple[float, float]:
+    """Where a trial stands in the chart, on the screen."""
+    return page.evaluate(
+        """trial => {
+            const chart = document.getElementById("front");
+            chart.scrollIntoView();
+            const id = Object.keys(data.points).find((i) => data.points[i].trial === trial);
+            const [curve, i] = places.get(id), trace = chart._fullData[curve], box = chart.getBoundingClientRect();
+            const {xaxis, yaxis} = chart._fullLayout;
+            return [box.left + xaxis._offset + xaxis.d2p(trace.x[i]), box.top + yaxis._offset + yaxis.d2p(trace.y[i])];
+        }""",
+        trial,
+    )
+
+
+def picture(path: Path, brightness: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid = np.full((80, 80), brightness, dtype=np.uint8)
+    grid[::10] = 76
+    Image.fromarray(grid.repeat(5, 0).repeat(5, 1)).save(path)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Study:
+    """Ten members with configurations of their own, samples, one that is flagged and one that failed."""
+    found = resolve.members(config.load(["models=[vae,wae_mmd,aae]", "space.seed={grid: [0, 1]}"]))
+    rows = []
+    for i, one in enumerate(found[:10]):
+        row = member(i, trial=one.trial, model=one.model, config=one.to_json(), weight=one.weight, seed=one.seed)
+        row |= {"fid": 10.0 + 10 * i, "probe_accuracy": 0.5 + 0.04 * i, "active_units": 0 if i == 3 else 8}
+        rows.append(row)
+        picture(tmp_path / "run" / "samples" / f"{one.trial}.png", 20 * i)
+        picture(tmp_path / "run" / "samples" / f"{one.trial}-reconstructed.png", 255 - 20 * i)
+    rows[0]["flags"] = json.dumps({"restriction/posterior_kl": "its critic tells every example apart"})
+    rows[9] |= {"status": Status.FAILED, "error": "RuntimeError: out of memory"}
+    return study(tmp_path / "run", rows)
+
+
+# The page
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_renders_without_the_network(browser: Any, trained: Study, width: int) -> None:
+    (trained.run / "environment.json").write_text(json.dumps({"python": "3.11.7", "packages": {"ray": "2.60.0"}}))
+    with opened(browser, write_report([trained]), width) as page:
+        text = page.inner_text("body")
+        assert text.index("Verdicts on the claims") < text.index("Front") < text.index("Environment")
+        assert page.locator(".claims li").count() == 16
+        assert "ray 2.60.0" in text
+        assert "RuntimeError: out of memory" in text
+        assert page.locator("#front .points path").count() == 9
+        # tables scroll in their boxes, the page does not
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        rows = page.locator("table.sortable").first.locator("tbody tr")
+        for mark, number in (("flagged", 0), ("collapsed", 3)):
+            marked = rows.filter(has_text=mark).locator("button").all_inner_texts()
+            assert marked == [trained.trials["trial"][number]]
+
+
+def test_hover_shows_the_configuration_metrics_and_samples(browser: Any, trained: Study) -> None:
+    row = trained.trials.iloc[2]
+    with opened(browser, write_report([trained])) as page:
+        assert not page.is_visible("#hover")
+        page.mouse.move(*place(page, row["trial"]))
+        page.wait_for_selector("#hover:not([hidden])")
+        text = page.inner_text("#hover")
+        for part in (row["trial"], f"weight {row['weight']:g}", "fid\t30\t55", "probe_accuracy\t0.58\t0.88", "epochs"):
+            assert part in text
+        assert page.evaluate("document.querySelector('#hover img').naturalWidth") == 80
+        page.mouse.move(5, 5)
+        page.wait_for_selector("#hover", state="hidden")
+
+
+def test_click_pins_compares_and_unpins(browser: Any, trained: Study) -> None:
+    first, second = trained.trials["trial"][:2]
+    with opened(browser, write_report([trained])) as page:
+        page.mouse.click(*place(page, first))
+        page.wait_for_selector("#pinned:not([hidden])")
+        page.locator("button.pin", has_text=second).click()
+        cells = page.locator("#pinned tr").first.locator("td")
+        assert [first in cells.nth(0).inner_text(), second in cells.nth(1).inner_text()] == [True, True]
+        assert page.locator("#pinned img").count() == 4
+        assert all(page.evaluate("[...document.querySelectorAll('#pinned img')].map((i) => i.naturalWidth > 0)"))
+        assert "its critic tells every example apart" in page.inner_text("#pinned")
+        lines = page.locator("#pinned code").all_inner_texts()
+        assert [trial_of(line) for line in lines] == [first, second]
+        assert page.locator("button.pin[aria-pressed=true]").count() == 2
+        page.mouse.click(*place(page, first))
+        assert page.locator("#pinned tr").first.locator("td").count() == 1
+        page.locator("button.unpin").click()
+        assert not page.is_visible("#pinned")
+        assert page.locator("button.pin[aria-pressed=true]").count() == 0
+
+
+def test_columns_sort(browser: Any, trained: Study) -> None:
+    with opened(browser, write_report([trained])) as page:
+        table = page.locator("table.sortable").first
+        heads = table.locator("th")
+        names = [text.split(" ↕")[0].strip() for text in heads.all_inner_texts()]
+        for name in ("fid", "model"):
+            column = names.index(name)
+
+            def shown(column: int = column) -> list[str]:
+                return [row.locator("td").nth(column).inner_text() for row in table.locator("tbody tr").all()]
+
+            key = float if name == "fid" else str
+            heads.nth(column).locator("button").click()
+            assert heads.nth(column).get_attribute("aria-sort") == "ascending"
+            assert [*map(key, shown())] == sorted(map(key, shown()))
+            heads.nth(column).locator("button").click()
+            assert heads.nth(column).get_attribute("aria-sort") == "descending"
+            assert [*map(key, shown())] == sorted(map(key, shown()), reverse=True)
+            assert table.locator("th[aria-sort]").count() == 1
+
+
+def test_several_runs_on_one_front(browser: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, better in (("a", 0.0), ("b", 0.05)):
+        rows = [member(i, fid=10.0 * (i + 1), probe_accuracy=0.5 + better + 0.1 * i, seed=i % 2) for i in range(4)]
+        study(tmp_path / name, rows)
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    out = capsys.readouterr().out
+    assert "a less b: -" in out
+    assert "report.html" in out
+    assert not (tmp_path / "b" / "report.html").exists()
+    with opened(browser, tmp_path / "a" / "report.html") as page:
+        assert "a less b: -" in page.inner_text("body")
+        runs = page.locator("figure.table", has_text="By run").locator("tbody tr")
+        assert [row.split("\t")[:4] for row in runs.all_inner_texts()] == [["b", "4", "4", "4"], ["a", "4", "4", "0"]]
+        assert page.locator("#difference .fills path").count() > 0
+
+
+def test_runs_that_do_not_compare_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study(tmp_path / "a", [member(0)])
+    study(tmp_path / "b", [member(0, data="mnist")])
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    assert "data is mixed: digits (1 trials), mnist (1 trials)" in capsys.readouterr().err
+    assert not (tmp_path / "a" / "report.html").exists()
+
+
+def test_many_trials_are_thinned_and_the_front_is_not(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    values = random.random((POINTS + 200, 2)).tolist()
+    many = study(tmp_path, [member(i, trial=f"t{i}", fid=x, probe_accuracy=y) for i, (x, y) in enumerate(values)])
+    text = write_report([many]).read_text(encoding="utf-8")
+    assert f"{POINTS} of {POINTS + 200} trials are drawn: the front," in text
+    drawn = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
+    assert len(drawn["points"]) == POINTS
+    assert set(front(many.trials).rows["trial"]) <= {point["trial"] for point in drawn["points"].values()}
+
+
+# How to train a member anew
+
+
+def trial_of(line: str) -> str:
+    """The one member that a line runs."""
+    words = shlex.split(line)
+    assert words[:3] == ["python", "-m", "gimtune"]
+    (found,) = resolve.members(config.load(words[3:]))
+    return found.trial
+
+
+STUDIES = {
+    "a weight of its own": ["models=[beta_vae]", "space.weight=0.1234567890123", "space.seed=7"],
+    "parameters of its own": ["models=[info_vae]", "space.lambda={grid: [3.7, 100]}", "space.alpha={grid: [0, 0.3]}"],
+    "a swept restriction": ["study=restrictions"],
+    "a model of the study's own": ["model=sliced_wae", "space.weight={grid: [0, 0.1, 7]}"],
+    "a critic's settings": ["models=[aae]", "critic.steps=3", "critic.spectral_norm=true", "critic.learning_rate=1e-7"],
+    "another domain": ["models=[cyclegan]", "data=mnist", "data.pair=fashion_mnist", "network=conv"],
+    "a prior with options": ["models=[vae]", "prior=mixture", "study=search", "search.trials=3"],
+}
+
+
+@pytest.mark.parametrize("overrides", STUDIES.values(), ids=STUDIES)
+def test_a_members_line_yields_the_member(overrides: list[str]) -> None:
+    chosen = config.load(overrides)
+    found = resolve.members(chosen)
+    for one in found[:: max(1, len(found) // 2)]:
+        assert trial_of(command(one.trial, one.to_json(), chosen.space)) == one.trial
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "prior"), [*combinations()])
+def test_every_models_line_yields_it(model: str, prior: str) -> None:
+    space = [f"space.prior={prior}", "space.weight=0.3", "space.latent_dim=74", "space.seed=3"]
+    (one,) = resolve.members(config.load([f"models=[{model}]", *space]))
+    assert trial_of(command(one.trial, one.to_json())) == one.trial
+
+
+@pytest.mark.slow
+def test_the_line_is_taken_by_the_command_line() -> None:
+    one = resolve.members(config.load(["models=[wae_gan]"]))[3]
+    words = shlex.split(command(one.trial, one.to_json()))
+    done = subprocess.run([sys.executable, *words[1:], "dry_run=true"], capture_output=True, text=True, check=True)
+    assert "1 members in 1 trials" in done.stdout
+    assert "wae_gan" in done.stdout
+
+
+def test_a_configuration_that_is_not_the_members_gives_no_line() -> None:
+    one = resolve.members(config.load(["models=[vae]"]))[0]
+    text = one.to_json()
+    with pytest.raises(ValueError, match="not the one it was named after"):
+        command(one.trial, text.replace('"weight":1.0', '"weight":2.0'))
+    for bad in ("", "[1", "{}", "5", text[:-1]):
+        with pytest.raises(ValueError, match="cannot be read"):
+            command(one.trial, bad)
+    for name in ("$(touch /tmp/x)", "x,seed=1", "a b", "'", "x\n", "-h"):
+        changed = Member.from_json(text.replace('"model":"vae"', f'"model":{json.dumps(name)}'))
+        with pytest.raises(ValueError, match="cannot stand in a command line"):
+            command(changed.trial, changed.to_json())
