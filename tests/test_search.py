@@ -95,6 +95,34 @@ def test_what_was_asked_before_a_kill_is_asked_again(tmp_path):
     assert [m.trial for m in first + asked(again, 3)] == [m.trial for m in expected]
 
 
+@pytest.mark.parametrize("cut", [1, 5, 40, 200])
+def test_a_journal_that_was_cut_is_read_and_written_again(tmp_path, cut):
+    proposals = Proposals(config(), tmp_path, NOTHING)
+    found = asked(proposals, 3)
+    known = pd.DataFrame([{**row(one), "config": one.to_json()} for one in found])
+    journal = tmp_path / "optuna.log"
+    journal.write_bytes(journal.read_bytes()[:-cut])
+    again = Proposals(config(), tmp_path, known)
+    more = asked(again, 2)
+    assert not {one.trial for one in more} & {one.trial for one in found}
+    last = Proposals(config(), tmp_path, NOTHING).study.get_trials()
+    assert len(last) >= len(found) + len(more) - 1
+
+
+def test_a_damaged_journal_is_put_aside_and_made_anew_from_the_store(tmp_path):
+    found = asked(Proposals(config(), tmp_path, NOTHING), 3)
+    journal = tmp_path / "optuna.log"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([lines[0], "no journal\n", *lines[2:]]))
+    known = pd.DataFrame([{**row(one), "config": one.to_json()} for one in found])
+    again = Proposals(config(), tmp_path, known)
+    assert (tmp_path / "optuna.log.damaged").is_file()
+    told = sorted(tuple(t.values) for t in again.study.get_trials())
+    assert told == sorted(tuple(outcome(one).values()) for one in found)
+    more = asked(again, 2)
+    assert not {one.trial for one in more} & {one.trial for one in found}
+
+
 def test_open_trials_are_brought_to_where_the_store_stands(tmp_path):
     proposals = Proposals(config("models=[wae_mmd]"), tmp_path, NOTHING)
     done, stopped, running, lost = proposals.ask(lambda first: 4)

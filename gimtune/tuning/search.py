@@ -60,7 +60,7 @@ class Proposals:
         self.objectives = dict(config.objectives)
         self.study = optuna.create_study(
             study_name=f"{config.name} {folder.name}",
-            storage=JournalStorage(JournalFileBackend(str(folder / "optuna.log"))),
+            storage=_journal(folder / "optuna.log"),
             directions=["minimize" if d == "min" else "maximize" for d in self.objectives.values()],
             load_if_exists=True,
         )
@@ -69,6 +69,9 @@ class Proposals:
             self.study.set_metric_names(list(self.objectives))
         self._open: dict[str, int] = {}
         self._values: dict[str, list[float] | None] = {}
+        if fresh:
+            # what the store holds while the journal does not: that was damaged
+            self._take_over(known)
         self._reconcile({str(row["trial"]): row for row in _rows(known)})
         if fresh and config.search.warm_start:
             self._warm_start(Path(config.search.warm_start))
@@ -144,12 +147,15 @@ class Proposals:
                 self._values[name] = self._judged(Status(row["status"]), row)
 
     def _warm_start(self, run: Path) -> None:
-        """Take over an earlier run's finished members, where this study's space holds them."""
         try:
             with Store(run / "study.db") as store:
                 rows = store.trials()
         except ValueError as error:
             raise ConfigError(f"search.warm_start={run}: {error}") from None
+        self._take_over(rows)
+
+    def _take_over(self, rows: pd.DataFrame) -> None:
+        """Enter finished members as trials of Optuna's, those that this study's space holds."""
         for row in _rows(rows):
             values = self._judged(Status(row["status"]), row)
             one = json.loads(row["config"])
@@ -165,6 +171,22 @@ class Proposals:
                 self.study.add_trial(
                     create_trial(values=values, params=parameters.values, distributions=parameters.distributions)
                 )
+
+
+def _journal(path: Path) -> JournalStorage:
+    """Optuna's journal, made whole.
+
+    A line that a kill or a full disk left half is cut off: the next one would be glued to it, and the journal could
+    never be read again. One that is damaged elsewhere is put aside, and made anew from what the store holds.
+    """
+    if path.is_file():
+        with path.open("rb+") as handle:
+            handle.truncate(handle.read().rfind(b"\n") + 1)
+    try:
+        return JournalStorage(JournalFileBackend(str(path)))
+    except (ValueError, KeyError):
+        path.replace(path.with_name(f"{path.name}.damaged"))
+        return JournalStorage(JournalFileBackend(str(path)))
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
