@@ -86,6 +86,7 @@ def _export_figures(best: Front, run: Path) -> dict[str, Path]:
         if (figure := kind.static(best, run)) is not None:
             for suffix in ("png", "pdf"):
                 written(f"{name}.{suffix}", figure.savefig)
+                figure.set_layout_engine("none")  # it stands now, and takes as long as the drawing
         if (drawn := kind.interactive(best, run)) is not None:
             page = drawn.to_html(
                 include_plotlyjs="directory",

@@ -304,6 +304,11 @@ def test_what_a_run_leaves_behind(small, tmp_path):
         # rows of test images: the first tile of the first row is the first of them, within its frame
         first = (small.scaled("test", slice(1))[0, 0] * 255).round()
         assert shown[1:9, 1:9].equal(first.byte())
+        with np.load(tmp_path / "samples" / f"{one.trial}-latents.npz") as kept:
+            x = small.scaled("validation", slice(None))
+            means = pack.objective.posterior(found["parameters"], x, torch.zeros(len(x), one.latent_dim)).mu
+            assert torch.from_numpy(kept["codes"]).float().allclose(means, rtol=1e-2, atol=1e-2)
+            assert kept["labels"].tolist() == small.labels["validation"].tolist()
 
 
 def test_saving_leaves_the_old_file_or_the_new(tmp_path):

@@ -1,0 +1,266 @@
+"""Figures of hand-made studies, what they are drawn from, and that they leave out what they say."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.text import Text
+from PIL import Image
+
+from analysis import Front, front, views
+from analysis.figures import FIGURES
+from analysis.plots import PAPER, SCREEN, interactive_front, static_front
+from gimtune import training
+
+
+def trials(**columns: object) -> pd.DataFrame:
+    """Members of two models, two weights and two seeds; ``columns`` replace or add."""
+    table = pd.DataFrame(
+        {
+            "trial": [f"t{i}" for i in range(8)],
+            "study": "tradeoff",
+            "model": ["vae"] * 4 + ["wae_mmd"] * 4,
+            "side": "q",
+            "likelihood_name": "bernoulli",
+            "prior": "normal",
+            "weight": [0.1, 0.1, 1.0, 1.0] * 2,
+            "seed": [0, 1] * 4,
+            "data": "digits",
+            "status": "done",
+            "fid": [50.0, 52.0, 30.0, 33.0, 80.0, 78.0, 60.0, 61.0],
+            "probe_accuracy": [0.90, 0.91, 0.80, 0.81, 0.95, 0.94, 0.93, 0.92],
+            "mi": np.linspace(5, 20, 8),
+            "mi_q": np.linspace(5, 20, 8),
+            "mi_noised": np.linspace(4, 12, 8),
+            "mi_lower": np.linspace(3, 5.9, 8),
+            "likelihood_x": -np.linspace(30, 20, 8),
+            "restriction": np.linspace(0.1, 3, 8),
+            "restriction/posterior_kl": [3.0, 3.1, 9.0, 9.1] + [math.nan] * 4,
+            "active_units": 8,
+            "fid_features": "classifier:1",
+            "flags": "{}",
+        }
+    )
+    return table.assign(**columns)
+
+
+STUDIES = {
+    "usual": trials(),
+    "nan": trials(mi=math.nan, mi_q=math.nan, mi_noised=[math.nan] * 4 + [1.0] * 4, prior=None, model=None),
+    "one model, one seed": trials().iloc[[0, 2]],
+    "collapsed": trials(active_units=0, mi_noised=0.0),
+    "flagged": trials(flags=json.dumps({"restriction/posterior_kl": "no estimate", "test_fid": "?"})),
+    "side p": trials(side="p", likelihood_x=math.nan),
+    "weight 0": trials(weight=0.0),
+    "numbers alone": trials()[["trial", "status", "data", "fid_features", "fid", "probe_accuracy", "model"]],
+    "nothing": trials().iloc[:0],
+    "unfinished": trials(status="running"),
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_figure_is_drawn_or_is_none(name: str, tmp_path: Path) -> None:
+    found = front(STUDIES[name])
+    drawn = set()
+    for key, kind in FIGURES.items():
+        static, interactive = kind.static(found, tmp_path), kind.interactive(found, tmp_path)
+        assert kind.title
+        assert kind.caption
+        if static is not None:
+            drawn.add(key)
+        if name == "usual" and static is not None and interactive is not None:
+            static.draw_without_rendering()
+            interactive.to_json()
+    missing = {"samples", "latents"}
+    if name in ("usual", "flagged"):
+        assert drawn == {*FIGURES} - missing
+    if name in ("nothing", "unfinished"):
+        assert drawn == {"front"}
+    if name == "weight 0":
+        assert not any(key.startswith("weights") for key in drawn)
+    if name == "side p":
+        assert "rate_distortion" not in drawn
+
+
+def test_three_objectives_and_no_distance(tmp_path: Path) -> None:
+    table = trials(fid_features=["classifier:1", "inception"] * 4)
+    found = front(table, ["mi", "probe_accuracy", "mi_lower"])
+    for kind in FIGURES.values():
+        kind.static(found, tmp_path)
+        kind.interactive(found, tmp_path)
+    # distances of two networks do not share an axis
+    assert set(views.measured(found.points, ["fid"])["fid_features"]) == {"classifier:1"}
+    assert len(views.measured(found.points, ["mi"])) == len(table)
+
+
+# Thinning
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40), st.integers(1, 30))
+def test_thinning_keeps_the_front_and_every_model(rows: list[tuple[str, bool]], most: int) -> None:
+    points = pd.DataFrame(rows, columns=["model", "on_front"]).astype({"on_front": bool})
+    kept = views.thinned(points, most)
+    best = points["on_front"]
+    assert len(kept) == min(len(points), max(most, best.sum()))
+    assert set(points.index[best]) <= set(kept.index)
+    assert kept.index.is_monotonic_increasing
+    pd.testing.assert_frame_equal(kept, views.thinned(points, most))
+    left = points[~best]["model"].value_counts()
+    counts = kept[~kept["on_front"]]["model"].value_counts().reindex(left.index, fill_value=0)
+    cut = counts[counts < left]
+    assert cut.empty or counts.max() <= cut.min() + 1
+
+
+def many(count: int) -> Front:
+    generator = np.random.default_rng(0)
+    best = generator.uniform(size=count)
+    table = pd.DataFrame({"fid": 10 + 100 * best + generator.exponential(20, count)})
+    table = table.assign(probe_accuracy=0.5 + 0.4 * best, model=generator.choice(["vae", "aae"], count))
+    table = table.assign(trial=table.index.astype(str), seed=0, data="digits", status="done", fid_features="f")
+    return front(table.assign(study="large", prior="normal", weight=10 ** generator.uniform(-3, 1, count)))
+
+
+def test_a_large_study_is_thinned_and_says_so(tmp_path: Path) -> None:
+    found = many(20_000)
+    figure = static_front(found)
+    axes = figure.axes[0]
+    offsets = np.vstack([c.get_offsets() for c in axes.collections])
+    assert len(offsets) == PAPER
+    assert {*map(tuple, found.rows[["fid", "probe_accuracy"]].to_numpy())} <= {*map(tuple, offsets)}
+    assert f"({PAPER:,} of 20,000 drawn, the front whole)" in axes.get_title()
+    drawn = interactive_front(found)
+    assert sum(len(t.x) for t in drawn.data if t.mode == "markers") == SCREEN
+    assert "20,000" in drawn.layout.title.text
+    # as many different weights are gathered
+    assert len(views.sweep(found.points, "fid")) == 20
+
+
+# What figures are drawn from
+
+
+def test_band_of_three_seeds() -> None:
+    rows = [(0, 1.0, 0.5), (0, 3.0, 0.9), (1, 2.0, 0.6), (1, 3.0, 0.7), (2, 2.0, 0.4), (2, 4.0, 0.8)]
+    table = pd.DataFrame(rows, columns=["seed", "fid", "probe_accuracy"])
+    found = front(table.assign(model="vae", data="d", status="done", fid_features="f"))
+    band = views.band(found)
+    assert band is not None
+    assert band.seeds == 3
+    by = {x: row for x, *row in zip(band.x, band.best, band.median, band.worst, strict=True)}
+    assert by[1.0] == pytest.approx([0.5, math.nan, math.nan], nan_ok=True)
+    assert by[2.0] == pytest.approx([0.6, 0.5, 0.4])
+    assert by[3.0] == pytest.approx([0.9, 0.7, 0.4])
+    assert by[4.0] == pytest.approx([0.9, 0.8, 0.7])
+    axes = static_front(found).axes[0]
+    assert [line.get_linestyle() for line in axes.lines] == ["--", "-"]
+    assert views.band(front(found.points.assign(seed=0))) is None
+    assert views.band(front(found.points.assign(seed=range(6)))) is None
+
+
+def test_sweep_is_mean_and_spread_over_seeds() -> None:
+    table = trials(active_units=[8] * 7 + [0])
+    table.loc[0, "flags"] = json.dumps({"fid": "?"})
+    found = views.sweep(front(table).points, "fid")
+    assert list(found["mean"]) == [51.0, 31.5, 79.0, 60.5]
+    assert list(found["members"]) == [2] * 4
+    assert list(found["low"]) == pytest.approx([50.2, 30.3, 78.2, 60.1])
+    assert list(found["collapsed"]) == [False, False, False, True]
+    assert list(found["flagged"]) == [True, False, False, False]
+
+
+def test_rates_and_what_has_none() -> None:
+    table = trials(side=["q"] * 7 + ["p"], likelihood_name=["bernoulli"] * 5 + ["features", "gaussian", "bernoulli"])
+    table.loc[4, "mi_q"] = math.nan
+    found = views.rate_distortion(front(table).points)
+    assert list(found.points["prior"]["rate"]) == [3.0, 3.1, 9.0, 9.1]
+    assert list(found.points["information"]["rate"]) == list(table["mi_q"][:4])
+    assert list(found.points["prior"]["distortion"]) == list(-table["likelihood_x"][:4])
+    assert found.likelihood == "bernoulli"
+    assert found.left_out == {
+        "not of side q": 1,
+        "likelihood of a critic's features": 1,
+        "likelihood not bernoulli": 1,
+        "no rate: no density of q(z|x)": 1,
+    }
+
+
+def test_flags_are_seen_and_checked() -> None:
+    points = front(trials(flags=[json.dumps({"restriction/posterior_kl": "?"}), None, *["{}"] * 6])).points
+    assert list(views.flagged(points, "restriction")) == [True] + [False] * 7
+    assert list(views.flagged(points, "restriction/posterior_kl")) == [True] + [False] * 7
+    assert not views.flagged(points, "fid").any()
+    with pytest.raises(ValueError, match="trial t0: column flags is no JSON object"):
+        views.flagged(points.assign(flags="[1"), "fid")
+
+
+def test_flagged_rates_are_ringed(tmp_path: Path) -> None:
+    figure = FIGURES["rate_distortion"].static(front(STUDIES["flagged"]), tmp_path)
+    assert figure is not None
+    ringed = [c for c in figure.axes[0].collections if c.get_sizes()[0] > 80 and not len(c.get_facecolor())]
+    assert [len(c.get_offsets()) for c in ringed] == [4]
+    assert any("flagged" in text.get_text() for text in figure.findobj(Text))
+
+
+def test_chosen_are_the_ends_the_knee_and_some_between() -> None:
+    x = np.linspace(0, 1, 30)
+    table = pd.DataFrame({"fid": 1 + x, "probe_accuracy": x ** (1 / 8), "model": "vae", "trial": map(str, range(30))})
+    found = front(table.assign(status="done", data="d", fid_features="f"))
+    rows = views.chosen(found)
+    assert len(rows) == 6
+    assert {"0", "29"} <= {*rows["trial"]}
+    assert rows["knee"].sum() == 1
+    assert rows["fid"].is_monotonic_increasing
+
+
+# Samples and codes
+
+
+def test_codes_of_a_trial_make_a_map(tmp_path: Path) -> None:
+    import torch
+
+    codes = torch.randn(50, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([9.0, 4.0, 0.1, 0.1, 0.1])
+    path = tmp_path / "samples" / "t0-latents.npz"
+    training._save_codes(codes, torch.arange(50) % 10, path)
+    found = views.latent_map(tmp_path, "t0")
+    assert found is not None
+    assert found.latent_dim == 5
+    assert found.explained > 0.99
+    assert np.abs(np.corrcoef(found.codes[:, 0], codes[:, 0])[0, 1]) > 0.999
+    assert list(found.labels) == list(np.arange(50) % 10)
+    training._save_codes(codes[:, :2], torch.arange(50) % 10, path)
+    plane = views.latent_map(tmp_path, "t0")
+    assert plane is not None
+    assert plane.explained == 1
+    assert plane.codes == pytest.approx(codes[:, :2].half().numpy())
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("exploded"),))
+
+
+def test_damaged_and_hostile_samples_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    samples = tmp_path / "run" / "samples"
+    samples.mkdir(parents=True)
+    np.savez(samples / "t0-latents.npz", codes=np.array([Bomb(), Bomb()], dtype=object), labels=np.zeros(2))
+    np.savez(samples / "t1-latents.npz", codes=np.zeros((3, 2)), labels=np.zeros(2))
+    (samples / "t2-latents.npz").write_bytes(b"PK\x03\x04nonsense")
+    (samples / "t3-latents.npz").write_bytes(b"nonsense")
+    np.savez(tmp_path / "outside-latents.npz", codes=np.eye(2), labels=np.zeros(2))
+    for trial in ("t0", "t1", "t2", "t3", "t4", "../../outside", str(tmp_path / "outside")):
+        assert views.latent_map(tmp_path / "run", trial) is None
+    assert not Path("exploded").exists()
+    (samples / "t4.png").write_bytes(b"\x89PNG nonsense")
+    Image.new("L", (8, 8)).save(samples / "t2.png")
+    found = front(trials())
+    assert {"t2", "t4"} <= {*found.rows["trial"]}
+    figure = FIGURES["samples"].static(found, tmp_path / "run")
+    assert figure is not None
+    assert len(figure.axes) == 1
