@@ -138,11 +138,13 @@ def bests(best: Front) -> dict[str, float]:
 def span(seconds: float) -> str:
     """A duration for people.
 
-    >>> span(75), span(3 * 3600 + 59), span(200_000)
-    ('1:15 min', '3 h 00 min', '2 d 7 h')
+    >>> span(7), span(75), span(3 * 3600 + 59), span(200_000)
+    ('7 s', '1:15 min', '3 h 00 min', '2 d 7 h')
     """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if not hours and not minutes:
+        return f"{rest} s"
     if hours >= 24:
         return f"{hours // 24} d {hours % 24} h"
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes}:{rest:02d} min"

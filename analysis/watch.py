@@ -45,10 +45,13 @@ def _parts(stand: Standing, rows: int | None) -> Iterator[RenderableType]:
     trials = study.trials
     failed = trials[trials["status"].isin([Status.FAILED, Status.DIVERGED])]
     if len(failed):
+        yield ""
         yield _failed(study.run, failed, rows)
     running = trials[trials["status"] == Status.RUNNING]
     if len(running):
+        yield ""
         yield _running(stand, running, rows)
+    yield ""
     if stand.best is None:
         yield Text(f"no front: {plain(stand.refused)}")
     elif len(stand.best.rows):

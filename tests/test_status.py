@@ -83,7 +83,7 @@ def test_time_left_is_at_the_rate_of_epochs():
 
 def test_durations_are_read_at_a_glance():
     assert [span(s) for s in (0, 75, 3599.6, 10_859, 200_000)] == [
-        *("0:00 min", "1:15 min", "1 h 00 min", "3 h 00 min", "2 d 7 h")
+        *("0 s", "1:15 min", "1 h 00 min", "3 h 00 min", "2 d 7 h")
     ]
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray.job_config import JobConfig
 
 from gimtune.config import Config, ConfigError
 
@@ -39,14 +40,17 @@ def connected(config: Config, data_bytes: int) -> Iterator[str]:
         ConfigError: no cluster answers at ``ray.address``.
     """
     secure_token()
+    # what the dashboard's list of jobs shows; a name given to `ray job submit` wins
+    name = JobConfig(metadata={"job_name": config.name})
     if config.ray.address:
         try:
-            context = ray.init(config.ray.address, log_to_driver=False, logging_level=logging.ERROR)
+            context = ray.init(config.ray.address, job_config=name, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(f"ray.address={config.ray.address}: {str(error).splitlines()[0]}") from None
     else:
         context = ray.init(
             "local",
+            job_config=name,
             include_dashboard=config.ray.dashboard,
             dashboard_host="127.0.0.1",
             dashboard_port=_free_port(config.ray.dashboard_port),
