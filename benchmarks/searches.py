@@ -87,7 +87,7 @@ def search(problem: Problem, sampler: str, scheduler: str, trials: int, seed: in
     found: list[Sequence[float]] = []
     points: list[tuple[int, int, float]] = []
     ended = spent = asked = 0
-    asking = 0.0
+    asking = volume = 0.0
 
     with _Questions(config) as (ask, tell):
 
@@ -124,10 +124,11 @@ def search(problem: Problem, sampler: str, scheduler: str, trials: int, seed: in
                 if rungs is not None:
                     rungs.report(one.trial, epoch, row)
                 tell(one.trial, Status.DONE, row)
-                found.append(problem.counts(one))
-            front = np.array(found) if found else np.empty((0, len(maximise)))
-            volume = moocore.hypervolume(front, ref=problem.reference, maximise=maximise) if found else 0.0
-            points.append((ended, spent, float(volume)))
+                point = problem.counts(one)
+                if np.isfinite(point).all():
+                    found.append(point)
+                    volume = float(moocore.hypervolume(np.array(found), ref=problem.reference, maximise=maximise))
+            points.append((ended, spent, volume))
             start(now)
     at = np.array(points)
     return Curve(at[:, 0], at[:, 1], at[:, 2], asking)
