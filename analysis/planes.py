@@ -139,7 +139,7 @@ def interactive_information(front: Front, run: Path) -> go.Figure | None:
     tell = partial(_told, keys=(*_GENERATION, *_INFORMATION))
     for trace in plots.traces(points, *_GENERATION, tell):
         if trace.hoverinfo == "text":
-            rows = points.loc[trace.customdata]
+            rows = points.loc[[*trace.customdata]]
             trace.marker.update(color=rows["mi_noised"].fillna(found.ends[0]), coloraxis="coloraxis", opacity=0.9)
         figure.add_trace(trace)
     low, high = found.ends
