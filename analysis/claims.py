@@ -210,7 +210,7 @@ def _study(trials: pd.DataFrame, prefix: str, draws: int, level: float, generato
 def _restrictions(text: object) -> frozenset[str]:
     try:
         keys = json.loads(str(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         return frozenset()
     return frozenset(map(str, keys)) if isinstance(keys, list) else frozenset()
 

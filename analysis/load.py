@@ -6,9 +6,10 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
+import yaml
 
 from analysis.pareto import OBJECTIVES
 from gimtune.store import Store
@@ -67,7 +68,7 @@ def load(run: Path | str, *, reports: bool = True) -> Study:
         )
     try:
         with Store(path) as store:
-            trials, meta = store.trials(), dict(store.meta)
+            trials, meta = store.trials(), {str(key): str(value) for key, value in store.meta.items()}
             evaluations = store.reports() if reports else pd.DataFrame(columns=["trial", "epoch"])
     except (sqlite3.Error, pd.errors.DatabaseError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from None
@@ -99,6 +100,15 @@ def text_file(run: Path, name: str) -> str | None:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
+
+
+def settings(run: Path) -> dict[str, Any]:
+    """What a run's ``config.yaml`` says; empty where there is none that can be read."""
+    try:
+        stated = yaml.safe_load(text_file(run, "config.yaml") or "")
+    except (ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return stated if isinstance(stated, dict) else {}
 
 
 def _require(path: Path, table: str, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:

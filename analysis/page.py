@@ -26,10 +26,10 @@ from plotly.offline import get_plotlyjs
 
 from analysis.attainment import AttainmentDifference, attainment_difference
 from analysis.claims import Claim, Verdicts
-from analysis.load import Study, pooled, text_file
+from analysis.load import Study, pooled, settings, text_file
 from analysis.pareto import OBJECTIVES, Front, contributions, front, fronts_by
 from analysis.plots import interactive_front
-from analysis.reproduce import command, space
+from analysis.reproduce import command
 from analysis.text import flags, number, plain, short
 from gimtune.store import Value, reasons
 from gimtune.vocabulary import IDENTITY, PROGRESS, PROTOCOL, Status
@@ -222,7 +222,7 @@ def _points(drawn: pd.DataFrame, runs: Mapping[str, Study]) -> dict[str, dict[st
         and not str(key).startswith("test_")
         and drawn[key].notna().any()
     ]
-    spaces = {label: space(study.run) for label, study in runs.items()}
+    spaces = {label: settings(study.run).get("space") for label, study in runs.items()}
     found, room = {}, _PICTURES
     # pictures of the front first, should there be too many
     for i, row in zip(*_ordered(drawn), strict=True):
@@ -241,7 +241,7 @@ def _ordered(drawn: pd.DataFrame) -> tuple[list[Any], list[dict[Any, Any]]]:
 
 
 def _point(
-    row: Mapping[Any, Value], metrics: list[str], swept: Mapping[str, Any], pictures: list[str | None], several: bool
+    row: Mapping[Any, Value], metrics: list[str], swept: Any, pictures: list[str | None], several: bool
 ) -> dict[str, Any]:
     doubts, missing = flags(row), _reasons(row)
     values = []
@@ -252,7 +252,7 @@ def _point(
             values.append([key, number(value), number(test), short("; ".join(sorted(notes)), _LONGEST)])
     shown = [*(("run",) if several else ()), *_SETTING, *_PROGRESS]
     try:
-        line = {"line": command(str(row["trial"]), str(row["config"]), swept)}
+        line = {"line": command(str(row["trial"]), str(row["config"]), swept if isinstance(swept, dict) else None)}
     except ValueError as error:
         line = {"line": "", "why": f"no line: {error}"}
     if row["status"] == Status.STOPPED:
@@ -274,7 +274,7 @@ def _point(
 def _reasons(row: Mapping[Any, Value]) -> dict[str, str]:
     try:
         return {str(key): str(why) for key, why in reasons(row).items()}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise ValueError(f"trial {plain(row['trial'])}: column reasons is no JSON object") from None
 
 

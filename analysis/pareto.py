@@ -18,6 +18,8 @@ from gimtune.vocabulary import METRICS, Direction, Status
 OBJECTIVES: Mapping[str, str] = MappingProxyType({"fid": "min", "probe_accuracy": "max"})
 
 _FEATURES = frozenset(key for key, metric in METRICS.items() if metric.unit == "features^2")
+#: Products of numbers beyond it would be infinite.
+_LARGEST = 1e100
 _LEFT_OUT = {
     Status.PLANNED: "unfinished",
     Status.RUNNING: "unfinished",
@@ -216,22 +218,26 @@ def _front(
 
 
 def why_left_out(trials: pd.DataFrame, objectives: list[str], only: Mapping[str, str]) -> list[str | None]:
-    """Reason by row; ``None`` for rows to consider: ended well, as ``only`` chooses, and finite in the objectives."""
+    """Reason by row; ``None`` for rows to consider: ended well, as ``only`` chooses, with objectives up to 1e100."""
     why: list[str | None] = [_LEFT_OUT.get(status) for status in trials["status"]]
     for column, value in only.items():
         why = [w or (None if v == value else f"{column} not {value}") for w, v in zip(why, trials[column], strict=True)]
     for key in objectives:
         values = trials[key].to_numpy(dtype=float)
-        for i in np.flatnonzero(~np.isfinite(values)):
-            why[i] = why[i] or f"no {key}: {'infinite' if np.isinf(values[i]) else _reason(trials, int(i), key)}"
+        for i in np.flatnonzero(~(abs(values) <= _LARGEST)):
+            why[i] = why[i] or f"no {key}: {_absurd(values[i]) or _reason(trials, int(i), key)}"
     return why
+
+
+def _absurd(value: float) -> str:
+    return "infinite" if math.isinf(value) else f"beyond {_LARGEST:g}" if abs(value) > _LARGEST else ""
 
 
 def _reason(trials: pd.DataFrame, i: int, key: str) -> str:
     text = trials["reasons"].iloc[i] if "reasons" in trials else None
     try:
         return str(reasons({"reasons": text}).get(key, "NaN, no reason recorded"))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise ValueError(f"trial {trials['trial'].iloc[i]}: column reasons is no JSON object") from None
 
 

@@ -15,9 +15,11 @@ from rich.text import Text
 
 from analysis.claims import Claim, Verdict, Verdicts, claims
 from analysis.figures import FIGURES
+from analysis.latex import front_table
 from analysis.load import Study, load, pooled
 from analysis.page import compared, page
 from analysis.pareto import OBJECTIVES, Front, front, fronts_by
+from analysis.references import bibliography
 from analysis.text import flags, number, plain
 from gimtune.files import replacing
 from gimtune.vocabulary import Status
@@ -51,6 +53,13 @@ def export(
     _write(csv, lambda part: best.rows.to_csv(part, index=False))
     verdicts = _verdicts(study, only)
     _write(answers, lambda part: verdicts.table().to_csv(part, index=False))
+    for name, write in {
+        "front.parquet": lambda part: best.rows.to_parquet(part, index=False),
+        "front.tex": lambda part: part.write_text(front_table(best), encoding="utf-8"),
+        "references.bib": lambda part: part.write_text(bibliography(study), encoding="utf-8"),
+    }.items():
+        paths[f"tables/{name}"] = study.run / "tables" / name
+        _write(study.run / "tables" / name, write)
     paths |= _export_figures(best, study.run)
     paths["report.html"] = write_report([study], objectives, only=only)
     return paths
@@ -129,7 +138,9 @@ def print_front(
     if len(failures):
         console.print(_failure_table(failures))
     print_verdicts(_verdicts(study, only), console)
-    for path in dict.fromkeys(p.parent if p.parent.name == "figures" else p for p in (paths or {}).values()):
+    for path in dict.fromkeys(
+        p.parent if p.parent.name in ("figures", "tables") else p for p in (paths or {}).values()
+    ):
         console.print(Text(str(path)), soft_wrap=True)
 
 

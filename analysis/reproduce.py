@@ -8,12 +8,8 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from itertools import islice, product
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from analysis.load import text_file
 from gimtune.models import MODELS
 from gimtune.vocabulary import Member
 
@@ -21,16 +17,6 @@ from gimtune.vocabulary import Member
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:@+-]{0,255}")
 _PIXELS = {"digits": 8 * 8, "mnist": 28 * 28, "fashion_mnist": 28 * 28}
 _ENCODERS = ("gaussian", "deterministic", "implicit")
-
-
-def space(run: Path) -> dict[str, Any]:
-    """What a run's ``config.yaml`` sweeps; empty where there is none that can be read."""
-    try:
-        stated = yaml.safe_load(text_file(run, "config.yaml") or "")
-    except (ValueError, RecursionError, yaml.YAMLError):
-        return {}
-    found = stated.get("space") if isinstance(stated, dict) else None
-    return found if isinstance(found, dict) else {}
 
 
 def command(trial: str, config: str, swept: Mapping[str, Any] | None = None) -> str:

@@ -10,9 +10,11 @@ import pandas as pd
 
 from gimtune.store import Value
 
+_LONGEST = 2000
+
 
 def number(value: Value) -> str:
-    """Four digits of a number, ``-`` for none, and text as it is.
+    """Four digits of a number, ``-`` for none, and text as it is, but for its 2,000th character and beyond.
 
     >>> number(0.123456), number(12345.6), number(None), number("vae")
     ('0.1235', '12346', '-', 'vae')
@@ -21,7 +23,7 @@ def number(value: Value) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
-    return plain(value)
+    return plain(str(value)[:_LONGEST])
 
 
 def plain(value: object) -> str:

@@ -327,7 +327,11 @@ def test_export_writes_everything_and_only_that(run: Path) -> None:
     assert [str(p.relative_to(run)) for p in paths.values()] == list(paths)
     assert {p for p in run.rglob("*") if p.is_file()} == {*paths.values(), run / "study.db"}
     assert pyarrow.parquet.read_table(paths["trials.parquet"]).num_rows == len(MIXED)
-    assert list(pd.read_csv(paths["pareto.csv"])["trial"]) == ["t04", "t00", "t01", "t02"]
+    for table in (pd.read_csv(paths["pareto.csv"]), pd.read_parquet(paths["tables/front.parquet"])):
+        assert list(table["trial"]) == ["t04", "t00", "t01", "t02"]
+    assert paths["tables/front.tex"].read_text(encoding="utf-8").startswith(r"\begin{table}")
+    assert "@inproceedings{kingma2014," in paths["tables/references.bib"].read_text(encoding="utf-8")
+    assert paths["report.html"].read_text(encoding="utf-8").rstrip().endswith("</html>")
     assert paths["figures/front.png"].read_bytes().startswith(b"\x89PNG")
     assert paths["figures/front.pdf"].read_bytes().startswith(b"%PDF")
     page = paths["figures/front.html"].read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from helpers import combinations
 from PIL import Image
-from test_analysis import member, study
+from test_analysis import SCRIPT, member, study, write
 
 from analysis import front
 from analysis.__main__ import main
@@ -207,9 +208,9 @@ def test_many_trials_are_thinned_and_the_front_is_not(tmp_path: Path) -> None:
     many = study(tmp_path, [member(i, trial=f"t{i}", fid=x, probe_accuracy=y) for i, (x, y) in enumerate(values)])
     text = write_report([many]).read_text(encoding="utf-8")
     assert f"{POINTS} of {POINTS + 200} trials are drawn: the front," in text
-    drawn = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
-    assert len(drawn["points"]) == POINTS
-    assert set(front(many.trials).rows["trial"]) <= {point["trial"] for point in drawn["points"].values()}
+    found = {point["trial"] for point in drawn(tmp_path / "report.html")}
+    assert len(found) == POINTS
+    assert set(front(many.trials).rows["trial"]) <= found
 
 
 # How to train a member anew
@@ -271,3 +272,113 @@ def test_a_configuration_that_is_not_the_members_gives_no_line() -> None:
         changed = Member.from_json(text.replace('"model":"vae"', f'"model":{json.dumps(name)}'))
         with pytest.raises(ValueError, match="cannot stand in a command line"):
             command(changed.trial, changed.to_json())
+
+
+# Run folders that somebody tampered with
+
+
+def drawn(path: Path) -> list[dict[str, Any]]:
+    """What a page tells of its points."""
+    found = re.search(r'id="data">(.*?)</script>', path.read_text(encoding="utf-8"))
+    assert found
+    return [*json.loads(found[1])["points"].values()]
+
+
+def test_scripts_in_names_are_text(browser: Any, tmp_path: Path) -> None:
+    evil = SCRIPT + "<img src=x onerror=alert(2)>"
+    names = dict.fromkeys(("model", "prior", "study", "data", "network", "fid_features", "likelihood_name"), evil)
+    notes = {column: json.dumps({evil: evil, "fid": evil}) for column in ("flags", "reasons")}
+    rows = [member(i, **names, **notes, fid=float(i + 1), probe_accuracy=i / 4, config=evil) for i in range(3)]
+    rows.append(member(3, **{**names, "trial": f"{evil}.."}, status=Status.FAILED, error=evil))
+    for row in rows[:3]:
+        row["trial"] = f"{evil}{row['trial']}"
+    run = tmp_path / "<img src=x onerror=alert(4)>"
+    store = write(run, rows)
+    store.annotate(name=evil, classifier_test_accuracy=evil)
+    store.close()
+    with sqlite3.connect(run / "study.db") as db:
+        quoted = evil.replace('"', '""')
+        db.execute(f'ALTER TABLE trials ADD COLUMN "{quoted}" REAL')
+        db.execute(f'UPDATE trials SET "{quoted}"=1')
+    db.close()
+    (run / "environment.json").write_text(json.dumps({evil: evil, "packages": {evil: evil}}))
+    (run / "config.yaml").write_text(json.dumps({"space": {evil: evil}}))
+    with opened(browser, write_report([run])) as page:
+        page.mouse.move(*place(page, rows[0]["trial"]))
+        page.wait_for_selector("#hover:not([hidden])")
+        for button in page.locator("button.pin").all():
+            button.click()
+        assert page.locator("#pinned tr").first.locator("td").count() == 3
+        for where in ("#hover", "#pinned", ".sortable >> nth=0", ".environment", "h1"):
+            assert "<script>alert(1)</script>" in page.inner_text(where)
+        handlers = (
+            "[...document.querySelectorAll('*')].filter((e) => e.getAttributeNames().some((n) => n.startsWith('on')))"
+        )
+        assert page.evaluate(f"{handlers}.length") == 0
+        assert page.locator("script").count() == 3
+        assert page.locator("img[src^=x]").count() == 0
+
+
+def test_names_that_leave_the_folder_and_pictures_that_are_none(tmp_path: Path) -> None:
+    run = tmp_path / "a" / "run"
+    picture(tmp_path / "secret.png", 99)
+    good = run / "samples" / "t05.png"
+    picture(good, 50)
+    names = ["../../secret", "../../../secret", str(tmp_path / "secret"), "t03", "t04", "t05", "t06", "..", ""]
+    (run / "samples" / "t03.png").symlink_to(tmp_path / "secret.png")
+    (run / "samples" / "t04.png").write_bytes(b"<svg onload=alert(1)>")
+    # a header that promises 100,000 x 100,000 pixels
+    broken = bytearray(good.read_bytes())
+    broken[16:24] = (100_000).to_bytes(4, "big") * 2
+    (run / "samples" / "t06.png").write_bytes(broken)
+    found = drawn(write_report([study(run, [member(i, trial=name) for i, name in enumerate(names)])]))
+    assert len(found) == len(names)
+    assert [point["trial"] for point in found if point["samples"]] == ["t05"]
+    assert not any(point["reconstructed"] for point in found)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe", b"[" * 99_999, b"null", None])
+def test_an_environment_that_is_none(tmp_path: Path, content: bytes | None) -> None:
+    one = study(tmp_path, [member(0)])
+    if content is None:
+        (tmp_path / "environment.json").mkdir()
+    else:
+        (tmp_path / "environment.json").write_bytes(content)
+    text = write_report([one]).read_text(encoding="utf-8")
+    assert re.search("environment.json cannot be read: it is no JSON object|has no environment.json", text)
+    assert text.rstrip().endswith("</html>")
+
+
+ABSURD = {
+    "fid=1.7e308, probe_accuracy=-1.7e308": "no fid: beyond 1e+100",
+    "fid=9e999": "no fid: infinite",
+    "fid=NULL, reasons=NULL": "no fid: NaN, no reason recorded",
+    "weight=9e999, seed=-9223372036854775808, latent_dim=9223372036854775807, epoch=9223372036854775807": "",
+    "trial=NULL, model=NULL, prior=NULL, network=NULL, restrictions=NULL, config=NULL": "",
+    "mi=9e999, active_units=-9e999, test_fid=1e300, seconds=-5": "",
+    "restrictions=replace(hex(zeroblob(50000)), '00', '['), config=replace(hex(zeroblob(50000)), '00', '[')": "",
+    "error=hex(zeroblob(100000)), model=char(27) || '[31m' || char(0)": "",
+}
+
+
+@pytest.mark.parametrize("change", ABSURD)
+def test_absurd_values_are_left_out_or_shown(tmp_path: Path, change: str) -> None:
+    study(tmp_path, [member(i, fid=5.0 + i) for i in range(3)])
+    with sqlite3.connect(tmp_path / "study.db") as db:
+        db.execute(f"UPDATE trials SET {change} WHERE trial='t00'")
+    db.close()
+    path = write_report([tmp_path])
+    assert len(drawn(path)) == (2 if ABSURD[change] else 3)
+    assert ABSURD[change] in path.read_text(encoding="utf-8")
+
+
+def test_a_page_is_whole_or_absent(tmp_path: Path) -> None:
+    one = study(tmp_path, [member(0)])
+    before = write_report([one]).read_bytes()
+    with sqlite3.connect(tmp_path / "study.db") as db:
+        db.execute("UPDATE trials SET flags='['")
+    db.close()
+    with pytest.raises(ValueError, match="trial t00: column flags is no JSON object"):
+        write_report([tmp_path])
+    assert (tmp_path / "report.html").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "study.db"}
