@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis import latex
 from analysis.claims import Claim, Verdict, Verdicts, claims
 from analysis.figures import FIGURES
-from analysis.latex import front_table
 from analysis.load import Study, load, pooled
 from analysis.page import compared, page
 from analysis.pareto import OBJECTIVES, Front, front, fronts_by
@@ -55,7 +55,7 @@ def export(
     _write(answers, lambda part: verdicts.table().to_csv(part, index=False))
     for name, write in {
         "front.parquet": lambda part: best.rows.to_parquet(part, index=False),
-        "front.tex": lambda part: part.write_text(front_table(best), encoding="utf-8"),
+        "front.tex": lambda part: part.write_text(latex.front_table(best), encoding="utf-8"),
         "references.bib": lambda part: part.write_text(bibliography(study), encoding="utf-8"),
     }.items():
         paths[f"tables/{name}"] = study.run / "tables" / name
@@ -76,7 +76,7 @@ def write_report(
     Raises:
         ValueError, OSError: as `load` and `analysis.page.page`, or the folder cannot be written.
     """
-    studies = [run if isinstance(run, Study) else load(run) for run in runs]
+    studies = [run if isinstance(run, Study) else load(run, reports=False) for run in runs]
     text = page(studies, [_verdicts(study, only) for study in studies], objectives, only=only)
     path = studies[0].run / "report.html"
     _write(path, lambda part: part.write_text(text, encoding="utf-8"))
