@@ -5,7 +5,9 @@ Every error is a `ConfigError` of one or two lines that name the key, the value 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -138,7 +140,10 @@ class Resources(_Section):
 
 
 class Ray(_Section):
-    address: str | None = Field(description="of a running cluster; null starts one here")
+    address: str | None = Field(
+        description="of a running cluster: HOST:PORT, or auto for this machine's; local: one started here; "
+        "null: $RAY_ADDRESS (a Ray job's own cluster), else local"
+    )
     dashboard: bool = Field(description="serve the Ray dashboard on the loopback address")
     dashboard_port: Annotated[int, Field(ge=1, le=65535)] = Field(description="its port, or the next free one")
     trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
@@ -150,6 +155,13 @@ class Ray(_Section):
     def _once(cls, value: list[str]) -> list[str]:
         if len(set(value)) < len(value):
             raise ValueError("each once")
+        return value
+
+    @field_validator("address")
+    @classmethod
+    def _joinable(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"auto|local|([^\s:/]+|\[[0-9A-Fa-f:]+\]):\d{1,5}", value):
+            raise ValueError("should be HOST:PORT of a cluster's head, auto, local, or null")
         return value
 
 
@@ -252,6 +264,10 @@ def _compose(arguments: list[str]) -> Any:
         if override.is_sweep_override():
             raise ConfigError(f"{argument}: several values are written as a space: 'KEY={{grid: [a, b]}}'")
         key = override.key_or_group
+        if key.startswith("hydra"):
+            raise ConfigError(_unknown(key))
+        if key in _GROUPS and not re.fullmatch(NAME, str(override.value())):
+            raise ConfigError(f"{argument}: one name; allowed are {', '.join(options(key))}")
         # Hydra merges a mapping into the one that stands there; a space is replaced as a whole
         if not override.is_delete() and (key.startswith("space.") or isinstance(override.value(), dict)):
             replaced.append(override)
@@ -295,7 +311,7 @@ def _own_studies() -> Path | None:
     """The folder ``studies`` where the user stands, if it is another than ours.
 
     Raises:
-        ConfigError: a file in it has the name of one of ours, which Hydra would take instead.
+        ConfigError: a file in it has the name of one of ours, which Hydra would take instead, or leads out of it.
     """
     own = Path.cwd() / "studies"
     if not own.is_dir() or own.resolve() == STUDIES:
@@ -304,6 +320,10 @@ def _own_studies() -> Path | None:
         ours = STUDIES / path.relative_to(own)
         if ours.is_file() and ours.read_bytes() != path.read_bytes():
             raise ConfigError(f"{path}: gimtune ships a file of that name; give yours another")
+        with contextlib.suppress(yaml.YAMLError):  # composing says it better
+            content = yaml.safe_load(path.read_text())
+            if isinstance(content, dict) and ".." in json.dumps(content.get("defaults"), default=str):
+                raise ConfigError(f"{path}: its defaults lead out of {own}")
     return own
 
 
@@ -429,6 +449,13 @@ def _check_objective(metric: str, direction: str) -> None:
         raise ConfigError(f"objectives.{metric}={direction}: the metric is better at its {own}; allowed is {own}")
 
 
+def cluster_address(config: Config) -> str | None:
+    """Address of the running cluster to join; ``None`` for a Ray of the study's own."""
+    address = config.ray.address or os.environ.get("RAY_ADDRESS") or "local"
+    # the URL in RAY_ADDRESS is where `ray job submit` goes, and no cluster to join
+    return None if address == "local" or "://" in address else address
+
+
 def check_machine(config: Config, nodes: Sequence[tuple[float, float]]) -> None:
     """Refuse more per trial than any node has: Ray would wait for ever.
 
@@ -439,7 +466,7 @@ def check_machine(config: Config, nodes: Sequence[tuple[float, float]]) -> None:
         ConfigError: naming the key.
     """
     wanted = config.resources
-    where = "cluster's nodes have" if config.ray.address else "machine has"
+    where = "cluster's nodes have" if cluster_address(config) else "machine has"
     for key, most in (("cpu", max(c for c, _ in nodes)), ("gpu", max(g for _, g in nodes))):
         if getattr(wanted, key) > most:
             raise ConfigError(f"resources.{key}={getattr(wanted, key):g}: this {where} {most:g}")

@@ -116,7 +116,7 @@ def _model(entry: Any) -> Model:
     if unknown := sorted(set(entry) - allowed):
         raise ConfigError(f"models.{_name(entry)}.{unknown[0]}: unknown key; allowed are {', '.join(sorted(allowed))}")
     name = _name(entry)
-    if not re.match(NAME, name) or name in MODELS:
+    if not re.fullmatch(NAME, name) or name in MODELS:
         raise ConfigError(f"models.name={name}: a name of its own, of letters, digits, '_', '.' and '-'")
     side = entry.get("side", "q")
     if side not in list(Side):

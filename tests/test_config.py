@@ -69,6 +69,12 @@ BAD = [
     (["resources.gpu=64"], "resources.gpu=64", "this machine has"),
     (["data=mnist", "data.root=/nowhere", "data.download=false"], "data=mnist", "data.root=/nowhere"),
     (["name=../escape"], "name='../escape'", "letters, digits"),
+    (["models=[{name: ../escape}]"], "models.name=../escape", "letters, digits"),
+    (["study=../model/ae"], "study=../model/ae", "tradeoff"),
+    (["study=[tradeoff]"], "study=[tradeoff]", "one name"),
+    (["hydra.searchpath=['file:///tmp']"], "hydra.searchpath", "unknown key"),
+    (["ray.address=nowhere"], "ray.address='nowhere'", "HOST:PORT"),
+    (["ray.address=ray://10.0.0.1:10001"], "ray.address='ray://10.0.0.1:10001'", "HOST:PORT"),
     (["resume=/nowhere"], "resume=/nowhere", "no run folder"),
     (["resume=x", "budget.epochs=3"], "budget.epochs=3", "with resume"),
     (["storage_path=/proc/nowhere"], "storage_path=/proc/nowhere", ""),
@@ -208,6 +214,15 @@ def test_a_study_file_of_a_shipped_name_is_refused(tmp_path, monkeypatch):
     own_study(tmp_path, "tradeoff", "space: {seed: {grid: [5, 6]}}\n")
     with pytest.raises(ConfigError, match="give yours another"):
         load(["study=tradeoff"])
+
+
+def test_a_study_file_does_not_lead_out_of_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "outside.yaml").write_text("# @package _global_\nname: outside\n")
+    folder = tmp_path / "inside"
+    own_study(folder, "mine", "defaults:\n  - ../../../outside\n  - _self_\n")
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match="lead out of"):
+        load(["study=mine"])
 
 
 def test_a_folder_with_an_odd_name_does_no_harm(tmp_path, monkeypatch):

@@ -1,73 +1,215 @@
-"""Ray started here or joined: loopback only, token authentication on, its file readable by its owner alone."""
+"""Ray started here, on the loopback address alone, or a running cluster joined, whose nodes share the storage."""
 
 from __future__ import annotations
 
 import logging
 import os
 import secrets
+import shutil
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import grpc
 import ray
+from ray._private.services import canonicalize_bootstrap_address, find_bootstrap_address
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.job_config import JobConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gimtune.config import Config, ConfigError
+from gimtune.config import Config, ConfigError, check_machine
 
 _STORE_BYTES = 256 * 2**20
+_ANSWER_SECONDS = 5.0
+_SHARE_SECONDS = 60.0
+# an NFS client may show a new file a moment later
+_VISIBLE_SECONDS = 10.0
+_QUIET: Any = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
-def secure_token() -> None:
-    """Make Ray's token before Ray does, who would leave it readable by all; tighten one that is there."""
+def secure_token(make: bool = True) -> None:
+    """Tighten the file of Ray's token; make it before Ray does, who would leave it readable by all."""
     if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
-            handle.write(secrets.token_hex(32))
-    except FileExistsError:
+    if path.is_file():
         if path.stat().st_uid == os.getuid():
             path.chmod(0o600)
+    elif make:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
+            handle.write(secrets.token_hex(32))
+
+
+@contextmanager
+def joined(config: Config, address: str, folder: Path) -> Iterator[None]:
+    """A running cluster, for the time of a study, once it is known to serve: before anything of a run is written.
+
+    Args:
+        address: ``HOST:PORT``, or ``auto``.
+        folder: is to be shared by all of its nodes.
+
+    Raises:
+        ConfigError: no cluster answers there, it does not let us in, no node has what a trial asks for, or a node does
+            not share the folder.
+    """
+    secure_token(make=False)
+    try:
+        ray.init(_found(address), job_config=_named(config), **_QUIET)
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        given = "ray.address" if config.ray.address else "RAY_ADDRESS"
+        raise ConfigError(f"{given}={address}: {' '.join(str(error).split())[:300]}") from None
+    try:
+        alive = _alive()
+        check_machine(config, [(n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0)) for n in alive])
+        weights = config.metrics.inception_weights
+        check_shared(config, folder, alive, [weights] if weights and "://" not in weights else [])
+        yield
+    finally:
+        ray.shutdown()
 
 
 @contextmanager
 def connected(config: Config, data_bytes: int) -> Iterator[str]:
-    """Ray, for the time of a study; yields one line for the user on where to look.
+    """Ray, joined before or started here; yields one line for the user on where to look.
 
     Raises:
-        ConfigError: no cluster answers at ``ray.address``.
+        ConfigError: no port is free for the dashboard, or Ray counts fewer processors than the machine has.
     """
+    if ray.is_initialized():
+        there: Any = ray.init(ignore_reinit_error=True, **_QUIET)
+        head = there.address_info["gcs_address"]
+        yield f"joined the Ray cluster at {head}, {len(_alive())} nodes; {_look(there.dashboard_url)}"
+        return
     secure_token()
-    # what the dashboard's list of jobs shows; a name given to `ray job submit` wins
-    name = JobConfig(metadata={"job_name": config.name})
-    if config.ray.address:
-        try:
-            context = ray.init(config.ray.address, job_config=name, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"ray.address={config.ray.address}: {str(error).splitlines()[0]}") from None
-    else:
-        context = ray.init(
-            "local",
-            job_config=name,
-            include_dashboard=config.ray.dashboard,
-            dashboard_host="127.0.0.1",
-            dashboard_port=_free_port(config.ray.dashboard_port),
-            object_store_memory=_STORE_BYTES + 4 * data_bytes,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
-        )
+    context = ray.init(
+        "local",
+        job_config=_named(config),
+        include_dashboard=config.ray.dashboard,
+        dashboard_host="127.0.0.1",
+        dashboard_port=_free_port(config.ray.dashboard_port),
+        object_store_memory=_STORE_BYTES + 4 * data_bytes,
+        _node_ip_address="127.0.0.1",
+        **_QUIET,
+    )
     try:
-        url = context.dashboard_url
-        yield (
-            f"Ray dashboard: http://{url} (it asks for a token: `ray get-auth-token` prints it)"
-            if url
-            else "no dashboard"
-        )
+        # what Ray counts, which in a container is less than the machine has
+        check_machine(config, [(n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0)) for n in _alive()])
+        yield _look(context.dashboard_url)
     finally:
         ray.shutdown()
+
+
+def _named(config: Config) -> JobConfig:
+    """What the dashboard's list of jobs shows; a name given to `ray job submit` wins."""
+    return JobConfig(metadata={"job_name": config.name})
+
+
+def _look(url: str | None) -> str:
+    if not url:
+        return "no dashboard"
+    return f"Ray dashboard: http://{url} (it asks for a token: `ray get-auth-token` prints it)"
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _found(address: str) -> str:
+    """``HOST:PORT`` of the cluster that ``address`` means, which answers.
+
+    `ray.init` waits for minutes where nobody answers, and takes for ``auto`` any Ray of this machine, such as another
+    study's own; here it is the one that ``ray start`` made.
+
+    Raises:
+        ConnectionError: there is none.
+    """
+    if address == "auto":
+        started = find_bootstrap_address(None)
+        if started is None:
+            raise ConnectionError("`ray start` has started no cluster on this machine")
+        address = started
+    place = str(canonicalize_bootstrap_address(address))
+    # with TLS among the nodes only Ray knows the certificates
+    if os.environ.get("RAY_USE_TLS", "0") == "0":
+        with grpc.insecure_channel(place) as channel:
+            try:
+                channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=_ANSWER_SECONDS)
+            except grpc.RpcError as error:
+                # a server that wants a token first is one
+                if error.code() not in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+                    raise ConnectionError(f"no Ray cluster answers at {place}") from None
+    return place
+
+
+def check_shared(config: Config, folder: Path, nodes: Sequence[dict[str, Any]], needed: Sequence[str] = ()) -> None:
+    """On every node, read what this process wrote into ``folder`` and write what it reads.
+
+    Args:
+        nodes: as `ray.nodes` has them.
+        needed: files that every node is to have.
+
+    Raises:
+        ConfigError: naming the node that cannot, and why.
+    """
+    probe, nonce = folder / f".shared-{secrets.token_hex(8)}", secrets.token_hex(16)
+    probe.mkdir()
+    try:
+        (probe / "driver").write_text(nonce)
+        asked = [
+            _share.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                str(probe), node["NodeID"], nonce, list(needed)
+            )
+            for node in nodes
+        ]
+        end = time.monotonic() + _SHARE_SECONDS
+        for node, answer in zip(nodes, asked, strict=True):
+            try:
+                ray.get(answer, timeout=max(0.0, end - time.monotonic()))
+                _expect(probe / node["NodeID"], nonce)
+            except Exception as error:  # whatever it is, this node cannot take part
+                raise ConfigError(
+                    f"storage_path={config.storage_path}: node {node['NodeManagerHostname']} "
+                    f"({node['NodeManagerAddress']}, {node['NodeID'][:8]}) {_why(error)}; allowed is a folder that "
+                    f"every node of the cluster reads and writes under the same path, as on NFS"
+                ) from None
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)
+
+
+def _why(error: Exception) -> str:
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if "failed to import" in str(cause):
+        return "cannot import gimtune; install it there too"
+    if isinstance(cause, GetTimeoutError):
+        return f"did not answer within {_SHARE_SECONDS:g} s"
+    return f"does not share it ({type(cause).__name__}: {(str(cause).splitlines() or [''])[0][:160]})"
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _share(probe: str, name: str, nonce: str, needed: list[str]) -> None:
+    _expect(Path(probe) / "driver", nonce)
+    (Path(probe) / name).write_text(nonce)
+    for path in needed:
+        with Path(path).open("rb"):
+            pass
+
+
+def _expect(path: Path, nonce: str) -> None:
+    end = time.monotonic() + _VISIBLE_SECONDS
+    while True:
+        try:
+            if path.read_text() == nonce:
+                return
+        except FileNotFoundError:
+            if time.monotonic() > end:
+                raise
+        if time.monotonic() > end:
+            raise OSError(f"{path}: not what was written there")
+        time.sleep(0.2)
 
 
 def _free_port(wanted: int) -> int:

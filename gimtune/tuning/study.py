@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +31,7 @@ from rich.table import Table
 
 from analysis.load import load as load_run
 from gimtune import data as datasets
-from gimtune.config import SEQUENTIAL, Config, ConfigError, check_machine, check_storage, dump
+from gimtune.config import SEQUENTIAL, Config, ConfigError, check_machine, check_storage, cluster_address, dump
 from gimtune.data import Dataset
 from gimtune.metrics import fid
 from gimtune.resolve import members
@@ -71,10 +71,13 @@ def launch(config: Config, console: Console) -> int:
     run = Path(config.resume).resolve() if config.resume else None
     sequential = config.search.sampler in SEQUENTIAL
     planned = _planned(run) if run else members(config)
+    address = cluster_address(config)
+    if address is None:
+        # Ray reads it when it is imported, and knows no other way to keep all of its ports on the loopback address
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        check_machine(config, [(os.cpu_count() or 1, _gpus(config))])
     if config.scheduler.name == "mo_asha":
         _check_rungs(config)
-    if not config.ray.address:
-        check_machine(config, [(os.cpu_count() or 1, _gpus(config))])
     _check_features(config)
     if config.ray.trackers:
         _check_trackers(config)
@@ -85,30 +88,42 @@ def launch(config: Config, console: Console) -> int:
         return 0
     if run is None and sequential:
         made = []
-    if run is None:
-        run = _new_run(config)
-        with Store(run / "study.db", create=True) as store:
-            created = datetime.now(UTC).isoformat(timespec="seconds")
-            store.annotate(name=config.name, created=created, objectives=json.dumps(dict(config.objectives)))
-            _plan(config, store, made)
     stopped = None
-    try:
-        with _only_driver(run):
-            stopped = _run_and_annotate(config, made, data, run, console)
-    except KeyboardInterrupt:
-        pass
-    with Store(run / "study.db") as store:
-        statuses = store.statuses()
-        open_members = sum(status not in ENDED for status in statuses.values())
-        if sequential and "exhausted" not in store.meta:
-            open_members += (config.search.trials or 0) - len(statuses)
-    if open_members:
+    with _joined(config, address, run) if address and (run is None or _to_go(config, run)) else nullcontext():
+        if run is None:
+            run = _new_run(config)
+            with Store(run / "study.db", create=True) as store:
+                created = datetime.now(UTC).isoformat(timespec="seconds")
+                store.annotate(name=config.name, created=created, objectives=json.dumps(dict(config.objectives)))
+                _plan(config, store, made)
+        try:
+            with _only_driver(run):
+                stopped = _run_and_annotate(config, made, data, run, console)
+        except KeyboardInterrupt:
+            pass
+    if left := _to_go(config, run):
         if stopped:
             console.print(f"Stopped by the machine: {stopped}", **_PLAIN)
-        console.print(f"Interrupted with {open_members} members to go. Go on with:")
+        console.print(f"Interrupted with {left} members to go. Go on with:")
         console.print(f"  python -m gimtune resume={_relative(run)}", **_PLAIN)
         return 130
     return _finish(config, run, console)
+
+
+def _to_go(config: Config, run: Path) -> int:
+    """How many of a run's members have not ended."""
+    with Store(run / "study.db") as store:
+        statuses = store.statuses()
+        left = sum(status not in ENDED for status in statuses.values())
+        if config.search.sampler in SEQUENTIAL and "exhausted" not in store.meta:
+            left += (config.search.trials or 0) - len(statuses)
+    return left
+
+
+def _joined(config: Config, address: str, run: Path | None) -> AbstractContextManager[None]:
+    from gimtune.tuning.cluster import joined
+
+    return joined(config, address, run or check_storage(config))
 
 
 @contextmanager
@@ -171,7 +186,7 @@ def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Stor
     total = (config.search.trials or 0) if sequential else len(statuses)
     if not todo and len(statuses) == total:
         return
-    from ray import nodes, tune
+    from ray import tune
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
     from gimtune.tuning.cluster import connected
@@ -184,9 +199,6 @@ def _run(config: Config, made: list[Pack], data: Dataset, run: Path, store: Stor
 
     size = sum(array.nbytes for array in data.images.values())
     with connected(config, size) as where:
-        # what Ray counts, which in a container is less than the machine has
-        there = [n["Resources"] for n in nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
-        check_machine(config, [(n.get("CPU", 0), n.get("GPU", 0)) for n in there])
         parts = f"by {config.search.sampler}" if sequential else f"in {len(made)} trials"
         console.print(f"{total} members {parts}, run folder {_relative(run)}", **_PLAIN)
         console.print(where, **_PLAIN)

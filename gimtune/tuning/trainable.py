@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import math
+import platform
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,9 @@ class GimTrial(tune.Trainable):
         return {**result(rows), "notes": self._told()}
 
     def _begin(self) -> Iterator[Rows]:
+        if not (self._folder / "config.yaml").is_file():
+            # a node that came after the study's start; it would train, and keep the files to itself
+            raise FileNotFoundError(f"{platform.node()} does not share the run folder {self._folder}")
         self._attempts.count()
         evaluation = _evaluation(self._data, self._folder, dict(self._members[0].metrics), self._device)
         pack = self._attempts.folder
