@@ -11,9 +11,8 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
-from gimtune.divergences import js_from_log_ratio
+from gimtune.divergences import js_from_log_ratio, softplus
 
 #: From inputs (n, k) to logits (n,).
 Logits = Callable[[Tensor], Tensor]

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
-from torch.nn.functional import softplus
 
 from gimtune.priors import Parameters, Prior
 
@@ -39,6 +38,16 @@ def wasserstein2_squared(mu: Tensor, sigma: Tensor, prior: Prior, parameters: Pa
         raise ValueError(f"prior {prior.name}: no closed form")
     cross = 2 * moment * sigma * parameters["scale"]
     return (mu.square() + sigma.square() + prior.variance(parameters) - cross).sum(-1)
+
+
+def softplus(values: Tensor) -> Tensor:
+    """log(1 + e^t).
+
+    torch's own rounds otherwise where the last few of an array do not fill the processor's vectors: a member's numbers
+    would depend on where it stands in its pack.
+    """
+    # of equal values `maximum` gives each half the gradient, as it should be at 0
+    return torch.maximum(values, torch.zeros_like(values)) + (-values.abs()).exp().log1p()
 
 
 def js_from_log_ratio(log_ratio_under_q: Tensor, log_ratio_under_p: Tensor) -> Tensor:

@@ -101,7 +101,10 @@ class CriticNetwork(nn.Module):
         """Logits, or the last hidden layer's values (n, hidden[-1])."""
         image, codes = inputs[:, : self.pixels], inputs[:, self.pixels :]
         values: Tensor = self.dense(torch.cat([self.convolutions(image), codes], -1))
-        return values if features else self.head(values).squeeze(-1)
+        if features:
+            return values
+        # a product of a matrix and one vector rounds by where a member stands in its pack, a sum of products does not
+        return (values * self.head.weight[0]).sum(-1) + self.head.bias
 
 
 def normalised(parameters: Mapping[str, Tensor], iterations: int = 10) -> dict[str, Tensor]:

@@ -18,11 +18,13 @@ Exit code 0 if all that holds.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -36,6 +38,7 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
 import pandas as pd
 import psutil
 from helpers import CLOCK
+from ray.util import get_node_ip_address
 
 import analysis
 from gimtune.config import reopened
@@ -67,23 +70,31 @@ MEMBERS = 48
 
 
 class Cluster:
-    """A head and a second node, one CPU each, on the loopback address."""
+    """A head and a second node, one CPU each, on this machine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.log = folder, (folder / "cluster.txt").open("a")
-        self.address = f"127.0.0.1:{random.randint(20000, 30000)}"
+        self.address = f"{get_node_ip_address()}:{random.randint(20000, 30000)}"
         head = ("--head", f"--port={self.address.split(':')[1]}", "--include-dashboard=false")
         self.head = self._start(*head, f"--temp-dir={tempfile.mkdtemp(prefix='gimtune-')}")
-        time.sleep(6)
+        self._wait()
         self.second = self._start(f"--address={self.address}")
 
     def _start(self, *arguments: str) -> psutil.Popen:
         command = [str(Path(sys.executable).parent / "ray"), "start", *arguments, "--num-cpus=1", "--block"]
         return psutil.Popen(
-            [*command, "--node-ip-address=127.0.0.1", "--object-store-memory=200000000", "--disable-usage-stats"],
+            [*command, "--object-store-memory=200000000", "--disable-usage-stats"],
             stdout=self.log, stderr=self.log, start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path[:1], str(Path(__file__).parents[1])])},
         )  # fmt: skip
+
+    def _wait(self) -> None:
+        host, port = self.address.split(":")
+        for _ in range(120):
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
+                return
+            time.sleep(0.5)
+        raise SystemExit(f"no cluster at {self.address}; see {self.log.name}")
 
     def kill_second(self) -> None:
         kill_all(self.second)
@@ -227,9 +238,11 @@ def main() -> int:
         if code := driver(quiet, *study).wait():
             raise SystemExit(f"the undisturbed run ended with {code}; see {quiet / 'output.txt'}")
         print(f"undisturbed: {time.monotonic() - started:.0f} s, {reports(quiet)} reports", flush=True)
+    if (total := reports(quiet)) == 0:
+        raise SystemExit(f"{run_of(quiet)} cannot be read: is the installed gimtune another than this one?")
     chaos.mkdir(parents=True)
     started = time.monotonic()
-    done = disturbed(chaos, study, options.kills, random.Random(options.seed), reports(quiet))
+    done = disturbed(chaos, study, options.kills, random.Random(options.seed), total)
     print(f"disturbed: {time.monotonic() - started:.0f} s, killed {dict(done)}", flush=True)
     compare(options.study, run_of(quiet), run_of(chaos))
     if options.folder is None:

@@ -72,11 +72,21 @@ def test_a_member_alone_equals_itself_in_a_pack_of_eight(small, model, prior):
     for i in (0, 7):
         alone = trained(members[i : i + 1], small, 3)
         difference = largest_difference(alone.one(0), pack.one(i))
-        # a critic's one logit, and the groups of an implicit encoder, are products of other shapes alone: 3e-8 was seen
-        if torch.backends.cpu.get_cpu_capability() == "AVX2" and {*pack.parameters} == {"encoder", "decoder"}:
+        if torch.backends.cpu.get_cpu_capability() == "AVX2":
             assert difference == 0  # as seen there; what a matrix product rounds to is the library's to choose
         # a gradient's rounding of 1e-9 moves Adam by a tenth of its step of 1e-3 where the gradient itself vanishes
         assert difference < 2e-4
+
+
+@pytest.mark.parametrize("model", ["vae", "wae_gan", "infogan"])
+def test_where_a_member_stands_in_a_pack_does_not_matter(small, model):
+    # sizes that fill no processor's vectors: the last few of an array may be rounded otherwise
+    odd = {"latent_dim": 3, "network": {"name": "mlp", "hidden": [30]}, "critic": {"hidden": [32]}}
+    members = [member(model, seed=seed, **odd) for seed in range(8)]
+    last = trained(members, small, 3).one(7)
+    for pack, place in ((members[::-1], 0), (members[5:], 2), (members[7:], 0)):
+        difference = largest_difference(trained(pack, small, 3).one(place), last)
+        assert difference == 0 if torch.backends.cpu.get_cpu_capability() == "AVX2" else difference < 2e-4
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def train_classifier(data: Dataset) -> dict[str, Tensor]:
         {k: v for part in ("body", "head") for k, v in _prefixed(part, initial(getattr(network, part), source))}
     )
     images, labels = torch.from_numpy(data.images["train"].copy()), torch.from_numpy(data.labels["train"].copy())
-    optimiser = Adam(list(network.parameters()), 4e-3)
+    optimiser = Adam(list(network.parameters()), 4e-3, stacked=False)
     # a small data set needs more passes to see enough steps
     epochs = max(2, 16_000 // len(images))
     order = [torch.randperm(len(images), generator=source).split(_TRAIN_BATCH) for _ in range(epochs)]
