@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from analysis import members, planes, plots, sweeps
 from analysis.pareto import Front
+from analysis.views import band
 
 
 def _nothing(front: Front, run: Path) -> None:
@@ -55,8 +56,8 @@ FIGURES: Mapping[str, Kind] = MappingProxyType(
             "Pareto front",
             "A point is a trial; those on the line are not dominated. Grey: attained by some seeds but not by all. "
             "Hollow: collapsed posterior, no trade-off.",
-            lambda front, run: plots.static_front(front),
-            lambda front, run: plots.interactive_front(front),
+            lambda front, run: plots.static_front(front, band(front)),
+            lambda front, run: plots.interactive_front(front, band(front)),
         ),
         "information": Kind(
             "FID against probe accuracy, coloured by mutual information",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,21 @@ class Study(NamedTuple):
             path = self.run / "study.db"
             raise ValueError(f"{path}: objectives {stated[:80]!r} are no mapping of a metric to min or max")
         return found
+
+
+def newest(results: Path | str = "results") -> Path:
+    """The run folder that ``$GIMTUNE_RUN`` names; without it the newest under ``results``, here or in a folder above.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if named := os.environ.get("GIMTUNE_RUN"):
+        return Path(named)
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if runs := [path.parent for path in (folder / results).glob("*/*/study.db")]:
+            return max(runs, key=lambda run: run.name)
+    raise FileNotFoundError(f"no run folder under {results} here or above; name one in $GIMTUNE_RUN")
 
 
 def load(run: Path | str, *, reports: bool = True) -> Study:

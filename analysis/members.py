@@ -15,7 +15,8 @@ from plotly.subplots import make_subplots
 
 from analysis import plots
 from analysis.pareto import Front
-from analysis.plots import SCREEN, escaped, fewer, key, name, number, rank, shown, style
+from analysis.plots import SCREEN, escaped, fewer, key, name, rank, style
+from analysis.text import number, short
 from analysis.views import LatentMap, chosen, flagged, latent_map, sample, thinned
 
 #: What a member's line passes through, and the axis' name.
@@ -131,7 +132,7 @@ def static_parallel(front: Front, run: Path) -> Figure | None:
     axes.tick_params(length=0)
     note = fewer(len(points), len(front.points))
     axes.set_title(f"lines in colour: on the front{note}", fontsize=9)
-    keys = [key(shown(m), color=style(m).colour, marker=style(m).marker) for m in sorted({*models[best]}, key=rank)]
+    keys = [key(short(m, 20), color=style(m).colour, marker=style(m).marker) for m in sorted({*models[best]}, key=rank)]
     keys.append(key("other trials", color="0.75", linewidth=1))
     for text in figure.legend(handles=keys, loc="outside right upper", frameon=False, fontsize=8).get_texts():
         text.set_parse_math(False)
@@ -200,7 +201,7 @@ def _headline(row: Mapping[Any, Any], front: Front) -> str:
     setting = f"weight {number(row['weight'])}, seed {row['seed']}" if pd.notna(row.get("weight")) else ""
     values = ", ".join(f"{_SHORT.get(k, name(k))} {row[k]:.3g}" for k in front.objectives)
     marks = "".join(f", {word}" for word in ("knee", "collapsed") if row[word])
-    return f"{shown(str(row['model']), 16)}, {shown(str(row.get('prior')), 12)}{marks}\n{setting}\n{shown(values, 34)}"
+    return f"{short(str(row['model']), 16)}, {short(str(row.get('prior')), 12)}{marks}\n{setting}\n{short(values, 34)}"
 
 
 _SHORT = {"probe_accuracy": "probe", "fid": "FID", "mi": "MI"}
@@ -291,3 +292,30 @@ def interactive_latents(front: Front, run: Path) -> go.Figure | None:
             named.add(label)
     figure.update_xaxes(showticklabels=False).update_yaxes(showticklabels=False).update_annotations(font_size=11)
     return plots.screen(figure, "").update_layout(height=120 + 330 * rows)
+
+
+_COURSE = {
+    "likelihood and restriction (nats)": ("likelihood", "restriction"),
+    "information (nats)": ("mi_q", "mi_noised", "mi_lower"),
+    "FID": ("fid", "fid_expost", "fid_floor"),
+    "probe accuracy": ("probe_accuracy", "probe_knn"),
+}
+
+
+def static_course(reports: pd.DataFrame, trial: str) -> Figure:
+    """How a member's metrics went, evaluation by evaluation, on the validation split."""
+    rows = reports[reports["trial"] == trial].sort_values("epoch")
+    figure = plots.paper(9.4, 2.6)
+    grid = figure.subplots(1, len(_COURSE))
+    for axes, (title, keys) in zip(grid, _COURSE.items(), strict=True):
+        marks = zip(keys, ("o", "s", "^"), ("-", "--", ":"), strict=False)
+        for metric, marker, dash in marks:
+            if metric in rows and rows[metric].notna().any():
+                axes.plot(rows["epoch"], rows[metric], marker=marker, linestyle=dash, color="0.2", label=metric)
+        if axes.lines:
+            axes.legend(fontsize=7, frameon=False)
+        axes.set_xlabel("epoch", fontsize=8)
+        axes.set_title(title, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -31,6 +31,7 @@ from analysis.pareto import OBJECTIVES, Front, contributions, front, fronts_by
 from analysis.plots import interactive_front
 from analysis.reproduce import command
 from analysis.text import flags, number, plain, short
+from analysis.views import Band, band
 from gimtune.store import Value, reasons
 from gimtune.vocabulary import IDENTITY, PROGRESS, PROTOCOL, Status
 
@@ -108,7 +109,8 @@ def page(
     groups = [("model", models), ("prior", fronts_by(trials, "prior", best.objectives, only=only))]
     if several:
         groups.insert(0, ("run", fronts_by(trials, "run", best.objectives, only=only)))
-    chart = _chart(best._replace(points=drawn), groups[0][1] if several else {})
+    seeds = None if several else band(best)
+    chart = _chart(best._replace(points=drawn), groups[0][1] if several else {}, seeds)
     data = {
         "front": _figure(chart),
         "difference": None,
@@ -195,8 +197,8 @@ def _drawn(best: Front, drawn: pd.DataFrame) -> str:
     )
 
 
-def _chart(drawn: Front, runs: Mapping[str, Front]) -> go.Figure:
-    figure = interactive_front(drawn)
+def _chart(drawn: Front, runs: Mapping[str, Front], seeds: Band | None) -> go.Figure:
+    figure = interactive_front(drawn, seeds)
     figure.update_traces(hovertext=None, hoverinfo="none", selector={"mode": "markers"})
     x, y = [*drawn.objectives][:2]
     if runs and len(drawn.objectives) == 2:

@@ -18,7 +18,8 @@ from plotly.subplots import make_subplots
 
 from analysis import plots
 from analysis.pareto import Front
-from analysis.plots import PAPER, SCREEN, Axis, axis, brief, fewer, key, name, shown
+from analysis.plots import PAPER, SCREEN, Axis, axis, brief, fewer, key, name
+from analysis.text import short
 from analysis.views import measured, rate_distortion, thinned
 
 #: Its lightness rises steadily: it reads in grey and for the colour-blind (Smith & van der Walt 2015).
@@ -180,11 +181,11 @@ def _plane(front: Front) -> tuple[list[_Panel], str]:
     every = pd.concat([*found.points.values()])
     if every.empty:
         return [], ""
-    y = axis(every, "distortion", f"distortion: -E[log p(x|z)] ({shown(found.likelihood)}, nats)")
+    y = axis(every, "distortion", f"distortion: -E[log p(x|z)] ({short(found.likelihood, 20)}, nats)")
     kinds = [(points, axis(points, "rate", _RATES[kind])) for kind, points in found.points.items() if len(points)]
     panels = [_Panel(points, x, y) for points, x in kinds]
     left = ", ".join(f"{count} {why}" for why, count in found.left_out.items())
-    return panels, f"left out: {shown(left, 110)}" if left else ""
+    return panels, f"left out: {short(left, 110)}" if left else ""
 
 
 def static_rate_distortion(front: Front, run: Path) -> Figure | None:

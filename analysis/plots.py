@@ -25,7 +25,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from analysis.pareto import Front
-from analysis.views import Band, band, doubts, flagged, thinned
+from analysis.text import flags, number, short
+from analysis.views import Band, flagged, thinned
 from gimtune.store import Value
 from gimtune.vocabulary import IDENTITY, METRICS, PROGRESS, PROTOCOL, Direction
 
@@ -97,11 +98,6 @@ def style(model: str) -> Style:
     return free[zlib.crc32(model.encode()) % len(free)]
 
 
-def shown(text: str, width: int = 20) -> str:
-    """A name from the study, cut to so many characters."""
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
 def escaped(text: str) -> str:
     """Text for plotly, which takes some HTML."""
     return html.escape(text, quote=False)
@@ -161,7 +157,7 @@ def _label(points: pd.DataFrame, key: str, direction: Direction | None) -> str:
         kinds = dict.fromkeys(str(f).partition(":")[0] for f in points["fid_features"].dropna().unique())
         unit = " and ".join(f"{kind} features" for kind in kinds) or unit
     better = {"min": ", lower is better", "max": ", higher is better"}.get(direction or metric.direction, "")
-    return f"{_LABELS.get(key, metric.key.replace('_', ' '))} ({shown(unit, 40)}{better})"
+    return f"{_LABELS.get(key, metric.key.replace('_', ' '))} ({short(unit, 40)}{better})"
 
 
 def name(key: str) -> str:
@@ -198,7 +194,7 @@ def _title(front: Front, drawn: int) -> str:
     if front.points.empty:
         return "no finished trial"
     where = " on ".join(filter(None, (names("study"), names("data"))))
-    return f"{shown(where, 40)}: {len(front.rows)} of {len(front.points)} trials on the front" + fewer(
+    return f"{short(where, 40)}: {len(front.rows)} of {len(front.points)} trials on the front" + fewer(
         drawn, len(front.points)
     )
 
@@ -282,7 +278,7 @@ def legend(
     for model in sorted(points["model"].fillna("unknown").astype(str).unique(), key=rank):
         looks = style(model)
         colour = looks.colour if coloured else "0.6"
-        keys.append(key(shown(model), marker=looks.marker, color=colour, linestyle="", markeredgecolor="0.3"))
+        keys.append(key(short(model, 20), marker=looks.marker, color=colour, linestyle="", markeredgecolor="0.3"))
         keys[-1].set_markeredgewidth(0.4)
     keys += extra
     if points["collapsed"].any():
@@ -301,8 +297,8 @@ def key(label: str, **looks: Any) -> Line2D:
     return Line2D([], [], label=label, **looks)
 
 
-def static_front(front: Front) -> Figure:
-    """The first two objectives, the front as a step line, and the attainment over seeds where they are repetitions.
+def static_front(front: Front, seeds: Band | None = None) -> Figure:
+    """The first two objectives, the front as a step line, and what ``seeds`` of its points attain.
 
     Collapsed points off the front do not stretch the axes: those beyond stand at the edge.
     """
@@ -313,11 +309,11 @@ def static_front(front: Front) -> Figure:
     panel(axes, x, y)
     scatter(axes, points, x, y)
     extra = [key("front", marker="o", color="black", linewidth=1, markerfacecolor="white")]
-    if found := band(front):
-        xs, best, median, worst = _steps(found, x, y, front)
+    if seeds:
+        xs, best, median, worst = _steps(seeds, x, y, front)
         axes.fill_between(xs, worst, best, step="post", color="0.85", linewidth=0, zorder=1)
-        extra.append(key(f"attained by some\nto all of {found.seeds} seeds", color="0.85", linewidth=6))
-        if found.seeds > 2:
+        extra.append(key(f"attained by some\nto all of {seeds.seeds} seeds", color="0.85", linewidth=6))
+        if seeds.seeds > 2:
             axes.plot(xs, median, drawstyle="steps-post", color="0.35", linewidth=1, linestyle="--", zorder=1.5)
             extra.append(key("by half of them", color="0.35", linewidth=1, linestyle="--"))
     if len(front.objectives) == 2 and len(front.rows):
@@ -359,7 +355,7 @@ def traces(
             x=series.points[x],
             y=series.points[y],
             mode="markers",
-            name=escaped(shown(series.model)),
+            name=escaped(short(series.model, 20)),
             legendgroup=series.model,
             legendrank=rank(series.model)[0] + 1,
             showlegend=named and series.model not in seen,
@@ -389,6 +385,7 @@ def traces(
             legendrank=2000,
             showlegend=named,
             marker={"symbol": "circle-open", "size": 17, "color": "black", "line": {"width": 1}},
+            customdata=[*doubted.index],
             hoverinfo="skip",
         )
 
@@ -405,13 +402,13 @@ def scales(axis: Axis, *, narrow: bool = False) -> dict[str, Any]:
     return told
 
 
-def interactive_front(front: Front) -> go.Figure:
+def interactive_front(front: Front, seeds: Band | None = None) -> go.Figure:
     """The same for the screen; hover shows a trial's configuration and metrics."""
     points = thinned(front.points, SCREEN)
     x, y = (axis(front.points, key, direction=way) for key, way in [*front.objectives.items()][:2])
     figure = screen(go.Figure(), "")
-    if found := band(front):
-        xs, best, median, worst = _steps(found, x, y, front)
+    if seeds:
+        xs, best, median, worst = _steps(seeds, x, y, front)
         looks = {"mode": "lines", "hoverinfo": "skip", "legendrank": 1500}
         edge = {"shape": "hv", "width": 0}
         figure.add_scatter(x=xs, y=worst, line=edge, legendgroup="band", showlegend=False, **looks)
@@ -422,10 +419,10 @@ def interactive_front(front: Front) -> go.Figure:
             fill="tonexty",
             fillcolor="rgba(0, 0, 0, 0.12)",
             legendgroup="band",
-            name=f"attained by some to all of {found.seeds} seeds",
+            name=f"attained by some to all of {seeds.seeds} seeds",
             **looks,
         )
-        if found.seeds > 2:
+        if seeds.seeds > 2:
             line = {"shape": "hv", "color": "#595959", "width": 1.2, "dash": "dash"}
             figure.add_scatter(x=xs, y=median, line=line, name="by half of them", **looks)
     figure.add_traces([*traces(points, x.key, y.key, hover)])
@@ -448,7 +445,7 @@ def hover(row: Mapping[Any, Value]) -> str:
     setting = ", ".join(f"{k} {number(row[k])}" for k in _SETTING if pd.notna(row.get(k)))
     lines = textwrap.wrap(setting, 76)
     if isinstance(row.get("config"), str):
-        lines += textwrap.wrap(shown(str(row["config"]), 400), 76)
+        lines += textwrap.wrap(short(str(row["config"]), 400), 76)
     skip = {*IDENTITY, *PROGRESS, *PROTOCOL, "collapsed", "on_front"}
     for key, value in row.items():
         if key not in skip and not key.startswith("test_") and pd.notna(value):
@@ -459,19 +456,11 @@ def hover(row: Mapping[Any, Value]) -> str:
 
 def brief(row: Mapping[Any, Value], *keys: str) -> str:
     """The same in a line or two: which trial, whether it has collapsed or is flagged, and these metrics."""
-    head = f"<b>{escaped(shown(str(row['model'])))}</b> {escaped(str(row.get('trial')))}"
+    head = f"<b>{escaped(short(str(row['model']), 20))}</b> {escaped(str(row.get('trial')))}"
     if row["collapsed"]:
         head += " <b>collapsed</b>"
     lines = [f"{name(key)} {number(row[key])}" for key in keys if pd.notna(row.get(key))]
     if keys:
         lines.insert(0, ", ".join(f"{k} {number(row[k])}" for k in ("prior", "weight", "seed") if pd.notna(row.get(k))))
-    flags = doubts(row.get("flags"), row.get("trial"))
-    lines += [f"flagged: {key}: {shown(str(why), 60)}" for key, why in flags.items()]
+    lines += [f"flagged: {short(key, 40)}: {short(why, 60)}" for key, why in flags(row).items()]
     return "<br>".join([head, *map(escaped, lines)])
-
-
-def number(value: Value) -> str:
-    """Five digits of a number, and text as it is."""
-    if isinstance(value, float):
-        return "none" if math.isnan(value) else f"{value:.5g}"
-    return str(value)

@@ -15,7 +15,8 @@ from plotly.subplots import make_subplots
 
 from analysis import plots
 from analysis.pareto import Front
-from analysis.plots import Axis, axis, escaped, key, name, number, rank, shown, style
+from analysis.plots import Axis, axis, escaped, key, name, rank, style
+from analysis.text import number, short
 from analysis.views import sweep
 
 _DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
@@ -37,7 +38,7 @@ def _sweeps(front: Front, metric: str) -> _Sweeps | None:
         return None
     counts = rows.groupby("prior")["members"].sum().sort_values(ascending=False, kind="stable")
     dashes = dict(zip(counts.index.astype(str), _DASHES, strict=False))
-    left = f"; priors left out: {shown(', '.join([*counts.index][len(dashes) :]), 60)}" if len(counts) > 4 else ""
+    left = f"; priors left out: {short(', '.join([*counts.index][len(dashes) :]), 60)}" if len(counts) > 4 else ""
     rows = rows[rows["prior"].isin([*dashes])].rename(columns={"mean": metric}).assign(on_front=False)
     swept = rows[rows["weight"] > 0]
     models = {model: swept[swept["model"] == model] for model in sorted(swept["model"].unique(), key=rank)}
@@ -84,12 +85,12 @@ def static_weights(front: Front, run: Path, metric: str) -> Figure | None:
         axes.scatter(ringed["weight"], y.clipped(ringed[metric]), s=80, zorder=4, clip_on=False, **ring)
         if len(found.reference) and not own:
             axes.axhline(found.reference[metric].mean(), color="0.5", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-        axes.set_title(shown(model), fontsize=8, parse_math=False, pad=3)
+        axes.set_title(short(model, 20), fontsize=8, parse_math=False, pad=3)
         axes.tick_params(labelsize=7)
         _outer(axes, i, columns, len(found.models), own)
     for axes in [*grid][len(found.models) :]:
         axes.remove()
-    keys = [key(shown(prior), color="0.25", linestyle=dash, linewidth=0.9) for prior, dash in found.dashes.items()]
+    keys = [key(short(prior, 20), color="0.25", linestyle=dash, linewidth=0.9) for prior, dash in found.dashes.items()]
     if len(found.reference) and not own:
         keys.append(key("weight 0", color="0.5", linestyle=(0, (1, 2)), linewidth=0.8))
     tables = pd.concat([*found.models.values()])
@@ -115,11 +116,13 @@ def interactive_weights(front: Front, run: Path, metric: str) -> go.Figure | Non
     columns = min(_COLUMNS, len(found.models))
     rows = -(-len(found.models) // columns)
     own = metric == "restriction"
-    titles = [escaped(shown(model)) for model in found.models]
+    titles = [escaped(short(model, 20)) for model in found.models]
     figure = make_subplots(rows, columns, subplot_titles=titles, vertical_spacing=0.28 / rows)
     for named, dash in found.dashes.items():
         looks_of = {"line": {"color": "#404040", "dash": _DASHES[dash], "width": 1.5}, "mode": "lines"}
-        figure.add_scatter(x=[None], y=[None], name=escaped(shown(named)), legendgroup=named, **looks_of, row=1, col=1)
+        figure.add_scatter(
+            x=[None], y=[None], name=escaped(short(named, 20)), legendgroup=named, **looks_of, row=1, col=1
+        )
     for i, (model, table) in enumerate(found.models.items()):
         place, looks = {"row": i // columns + 1, "col": i % columns + 1}, style(model)
         for prior, line in table.groupby("prior"):
@@ -169,4 +172,4 @@ def _swept(row: Mapping[Any, Any], metric: str) -> str:
         f"{name(metric)} {number(row[metric])} ({number(row['low'])} to {number(row['high'])})",
         f"{row['members']} members",
     ]
-    return "<br>".join([f"<b>{escaped(shown(str(row['model'])))}</b>{state}", *map(escaped, lines)])
+    return "<br>".join([f"<b>{escaped(short(str(row['model']), 20))}</b>{state}", *map(escaped, lines)])

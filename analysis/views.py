@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from analysis.attainment import Attainment, attainment
 from analysis.pareto import Front, contributions
+from analysis.text import flags
+from gimtune.store import Value
 from gimtune.vocabulary import METRICS, Direction, Match, Side
 
 #: More different weights than these are gathered in bins.
@@ -42,29 +45,15 @@ def flagged(points: pd.DataFrame, *keys: str) -> pd.Series:
     A view whose columns are others says it in a column ``flagged``.
 
     Raises:
-        ValueError: as `doubts`.
+        ValueError: as `analysis.text.flags`.
     """
     if "flagged" in points:
         return points["flagged"]
-    texts = points["flags"] if "flags" in points else [None] * len(points)
-    trials = points["trial"] if "trial" in points else [None] * len(points)
     found = [
-        any(name in keys or ("restriction" in keys and name.startswith("restriction/")) for name in doubts(*pair))
-        for pair in zip(texts, trials, strict=True)
+        any(name in keys or ("restriction" in keys and name.startswith("restriction/")) for name in flags(row))
+        for row in points.filter(["trial", "flags"]).to_dict("records")
     ]
     return pd.Series(found, points.index, dtype=bool)
-
-
-def doubts(text: object, trial: object) -> dict[str, str]:
-    """What column ``flags`` of a row says: why which column of it is not to be trusted.
-
-    Raises:
-        ValueError: it is no JSON object.
-    """
-    try:
-        return dict(json.loads(text)) if isinstance(text, str) and text else {}
-    except (ValueError, TypeError):
-        raise ValueError(f"trial {trial}: column flags is no JSON object") from None
 
 
 def measured(points: pd.DataFrame, keys: Iterable[str]) -> pd.DataFrame:
@@ -241,3 +230,51 @@ def sample(run: Path, trial: str, suffix: str) -> Path | None:
     """A file of a member's samples, if it is there; names that lead out of the folder have none."""
     path = run / "samples" / f"{trial}{suffix}"
     return path if Path(trial).name == trial and path.is_file() and not path.is_symlink() else None
+
+
+def terms(trial: Mapping[str, Value]) -> pd.DataFrame:
+    """The restrictions of a trial: divergence on both splits, weight in the loss, how estimated, whether to be trusted.
+
+    Args:
+        trial: a row of the table of trials.
+    """
+    weights = {
+        f"{match}_{divergence}": weight for match, divergence, weight in _parsed(trial, "config", "restrictions")
+    }
+    estimators, doubts = dict(_parsed(trial, "estimators")), flags(trial)
+    rows = [
+        {
+            "restriction": name,
+            "weight": weights.get(name, np.nan),
+            "divergence": trial.get(f"restriction/{name}"),
+            "test": trial.get(f"test_restriction/{name}"),
+            "critic accuracy": trial.get(f"critic_accuracy/{name}"),
+            "estimator": estimators.get(name, ""),
+            "flag": doubts.get(f"restriction/{name}", ""),
+        }
+        for name in _parsed(trial, "restrictions")
+    ]
+    return pd.DataFrame(rows, columns=_TERMS).dropna(axis=1, how="all")
+
+
+_TERMS = ("restriction", "weight", "divergence", "test", "critic accuracy", "estimator", "flag")
+
+
+def _parsed(trial: Mapping[str, Value], column: str, key: str = "") -> Any:
+    try:
+        found = json.loads(str(trial.get(column) or "{}"))
+        return found.get(key, []) if key else found
+    except (ValueError, AttributeError):
+        raise ValueError(f"trial {trial.get('trial')}: column {column} is no JSON") from None
+
+
+def bracket(trial: Mapping[str, Value]) -> pd.DataFrame:
+    """Estimates of I_q of a trial on both splits, from the bound below to the Gaussian above, and ln N."""
+    rows = [
+        {"estimate": METRICS[key].meaning, "validation": trial.get(key), "test": trial.get(f"test_{key}")}
+        for key in ("mi_lower", "mi_noised", "mi_q")
+    ]
+    images = trial.get("mi_images")
+    most = math.log(float(images)) if images else math.nan
+    rows.append({"estimate": "ln N: the most that N images can tell", "validation": most, "test": math.nan})
+    return pd.DataFrame(rows, index=["mi_lower", "mi_noised", "mi_q", "ln N"])

@@ -21,9 +21,11 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
+from gimtune import data
 from gimtune.adam import Adam
 from gimtune.evaluation import Evaluation, summarise
 from gimtune.files import replacing
+from gimtune.metrics import fid
 from gimtune.objective import Constants, Objective, batches, slice_noise
 from gimtune.seeds import generator
 from gimtune.vocabulary import Member, Status
@@ -266,6 +268,34 @@ def _measured(pack: Pack, member: Member, status: Status, folder: Path | None) -
     if status in (Status.DONE, Status.STOPPED) and folder:
         row["checkpoint"] = _keep(pack, index, folder)
     return row
+
+
+def opened(folder: Path, trial: str, root: str | None = None) -> Pack:
+    """An ended member of a run folder with its weights, as a pack of one, to be measured and sampled anew.
+
+    Args:
+        root: of the data's files, as `gimtune.data.load` takes it.
+
+    Raises:
+        FileNotFoundError: it has no weights there: it has not ended, or is dominated and they were dropped.
+        ValueError: they are of another format.
+    """
+    path = folder / "members" / f"{trial}.pt"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no weights; those of members that have ended and are not dominated are kept")
+    kept = torch.load(path, weights_only=True, map_location="cpu")
+    if kept.get("format") != FORMAT:
+        raise ValueError(f"{path}: format {kept.get('format')}; this version reads {FORMAT}")
+    member, device = Member.from_json(kept["member"]), default_device()
+    images = data.load(root=root, **member.data)
+    network: fid.Features
+    if member.metrics["fid_features"] == "inception":
+        network = fid.Inception(member.metrics["inception_weights"], device)
+    else:
+        network = fid.classifier(images, folder / "features", device)
+    pack = Pack([member], Evaluation(images, network, device))
+    pack.parameters = tree_map(lambda leaf: leaf.to(device)[None].requires_grad_(), kept["parameters"])
+    return pack
 
 
 def pack_name(members: Sequence[Member]) -> str:

@@ -157,7 +157,7 @@ def test_band_of_three_seeds() -> None:
     assert by[2.0] == pytest.approx([0.6, 0.5, 0.4])
     assert by[3.0] == pytest.approx([0.9, 0.7, 0.4])
     assert by[4.0] == pytest.approx([0.9, 0.8, 0.7])
-    axes = static_front(found).axes[0]
+    axes = static_front(found, band).axes[0]
     assert [line.get_linestyle() for line in axes.lines] == ["--", "-"]
     assert views.band(front(found.points.assign(seed=0))) is None
     assert views.band(front(found.points.assign(seed=range(6)))) is None
