@@ -164,4 +164,4 @@ class _Fresh:
         export(load(self.run), self.objectives or stand.best.objectives, only=self.only)
         self._members = stand.tally.ended
         self._next = time.monotonic() + max(_REPORT_EVERY, 20 * (time.monotonic() - begun))
-        self.note = Text(f"tables and figures as of {time.strftime('%H:%M:%S')} are in the run folder", style="dim")
+        self.note = Text(f"report.html, tables and figures as of {time.strftime('%H:%M:%S')}", style="dim")

@@ -12,6 +12,7 @@ from helpers import member
 from rich.console import Console
 
 from gimtune.config import ConfigError, load
+from gimtune.tuning.cluster import secure_token
 from gimtune.tuning.gauges import GAUGES, Gauges
 from gimtune.tuning.trackers import Tracker, check, parameters, readable, trackers
 from gimtune.vocabulary import Status
@@ -89,7 +90,6 @@ def test_gauges_are_at_the_nodes_metrics_endpoint(tmp_path):
 
     from analysis import front
     from analysis.status import Tally
-    from gimtune.tuning.cluster import secure_token
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -209,6 +209,38 @@ def test_mlflow_has_a_run_under_the_studys_name(tmp_path, monkeypatch):
     assert found.data.params["weight"] == "0.5, 2.0"
     assert found.data.tags["run"] == "20260101-120000"
     assert [(m.step, m.value) for m in client.get_metric_history(found.info.run_id, "fid")] == [(5, 8.0), (10, 6.0)]
+
+
+@pytest.mark.slow
+def test_wandb_has_a_run_for_each_trial(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    import ray
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    secure_token()
+    ray.init("local", num_cpus=1, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    try:
+        tracker, run = only("wandb", tmp_path)
+        tracker.setup()
+        trials = [Trial(one) for one in PACK[:2]]
+        for trial in trials:
+            tracker.on_trial_start(0, [], trial)
+        for trial in trials:
+            for epoch in (5, 10):
+                tracker.on_trial_result(0, [], trial, result(epoch, fid=50.0 / epoch))
+            tracker.on_trial_complete(0, [], trial)
+        tracker.on_experiment_end([])
+        assert tracker.console.file.getvalue() == ""
+    finally:
+        ray.shutdown()
+    logs = list(run.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(logs) == len(trials)
+    kept = b"".join(path.read_bytes() for path in logs)
+    for trial in trials:
+        assert str(trial).encode() in kept
+    # two of two trials: where a run was cut off, its last are missing
+    assert kept.count(b"probe_accuracy") == 0
+    assert kept.count(b"timesteps_total") >= 4
 
 
 def test_a_tracker_reads_parameters_in_words():

@@ -24,6 +24,7 @@ from gimtune.vocabulary import METRICS, Member
 _STEPS = ("timesteps_total", "training_iteration")
 _PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 _PARAMETERS = ("model", "side", "likelihood", "encoder", "weight", "latent_dim", "seed", "learning_rate", "batch_size")
+_UPLOAD_SECONDS = 120
 
 
 def check(config: Config) -> None:
@@ -63,7 +64,8 @@ def _logger(name: str, config: Config, run: Path) -> LoggerCallback:
         return MLflowLoggerCallback(address, experiment_name=config.name, tags={"run": run.name})
     from ray.air.integrations.wandb import WandbLoggerCallback
 
-    return WandbLoggerCallback(config.name, group=run.name, dir=str(run))
+    # a server that does not answer holds the end of a study up for so long, and for half an hour by Ray's default
+    return WandbLoggerCallback(config.name, group=run.name, dir=str(run), upload_timeout=_UPLOAD_SECONDS)
 
 
 class _Shown(NamedTuple):
