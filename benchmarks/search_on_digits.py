@@ -5,8 +5,9 @@
 
 As NAS-Bench and LCBench do it: searches look members up in a grid that ran to its end and train nothing. The space is
 the study's own (model, a weight that depends on it, prior, seed), of which a sampler sees categories; rungs stand at 1,
-3, 9, ... times the epochs between two of the run's evaluations, and decide by what was measured there. Everything is of
-the validation split. `benchmarks.searches` says how the searches run.
+3, 9, ... times the epochs between two of the run's evaluations, and decide by what was measured there. A stopped member
+is a model that one has, so it counts with what it was when it stopped, as in any study; the true front is that of the
+members at their end. Everything is of the validation split. `benchmarks.searches` says how the searches run.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ def problem(run: Path) -> Problem:
     def reports(one: Member, epoch: int, seed: int) -> Mapping[str, float] | None:
         return curves[name(one)].get(epoch)
 
-    def counts(one: Member) -> list[float]:
-        return list(curves[name(one)][epochs[-1]].values())
+    def counts(one: Member, epoch: int) -> list[float] | None:
+        values = curves[name(one)].get(epoch)
+        return list(values.values()) if values else None
 
     final = np.array([list(curves[t][epochs[-1]].values()) for t in grid if epochs[-1] in curves[t]])
     final = final[np.isfinite(final).all(axis=1)]

@@ -4,9 +4,9 @@
 
 ZDT1 and ZDT2 (Zitzler, Deb & Thiele 2000, 10 variables) with a simulated budget: after e of 27 epochs a member reports
 f (1 + 2 exp(-6 e / 27)) + noise, so that early values rank members roughly as the last ones do; on the front counts f
-itself. The variables are the weights of a model made for it, ten restrictions of one weight each, so that a member is
-one as any study has them; the metrics ``fid`` and ``recon_fid`` stand for f1 and f2. Nothing is trained.
-`benchmarks.searches` says how the searches run. A half of random search's epochs is what ``mo_asha`` must do with.
+itself, of members that ran to their end. The variables are the weights of a model made for it, ten restrictions of one
+weight each, so that a member is one as any study has them; the metrics ``fid`` and ``recon_fid`` stand for f1 and f2.
+Nothing is trained. `benchmarks.searches` says how the searches run.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ def problem(name: str) -> Problem:
         + [f"space.x{i}={{uniform: [0, 1]}}" for i in range(VARIABLES)]
     )
 
-    def counts(one: Member) -> tuple[float, float]:
-        return function(variables(one))
+    def counts(one: Member, epoch: int) -> tuple[float, float] | None:
+        return function(variables(one)) if epoch == EPOCHS else None
 
     def reports(one: Member, epoch: int, seed: int) -> dict[str, float]:
         noise = np.random.default_rng([seed, epoch, int(one.trial, 16)]).standard_normal(2)
         early = 1 + 2 * math.exp(-6 * epoch / EPOCHS)
-        return dict(zip(config.objectives, np.array(counts(one)) * early + 0.02 * noise, strict=True))
+        return dict(zip(config.objectives, np.array(function(variables(one))) * early + 0.02 * noise, strict=True))
 
     ceiling = REFERENCE[0] * REFERENCE[1] - under - (REFERENCE[0] - 1) * counts_at_end(function)
     return Problem(name, config, range(1, EPOCHS + 1), reports, counts, REFERENCE, ceiling)

@@ -3,7 +3,7 @@
 Members are drawn by `gimtune.resolve.members` (random) or asked of `gimtune.tuning.search.Proposals` (Optuna), stopped
 by `gimtune.tuning.mo_asha.Rungs`, each as a study file would set them. `search_on_zdt` and `search_on_digits` say what
 a member reports. Eight workers run at a time, each epoch of a member takes between 0.5 and 1.5 of a simulated unit, so
-that reports arrive in no order. A stopped member costs the epochs that it took, and its point counts on no front.
+that reports arrive in no order. A stopped member costs the epochs that it took.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Problem(NamedTuple):
         config: space, objectives and budget of the study; sampler, scheduler and seed are set here.
         epochs: at which a member reports, ascending; the last one ends it.
         reports: the objectives of a member at one of these epochs, by metric; ``None``: it diverged before.
-        counts: the objectives with which a member that ran to its end counts, in the order of ``config.objectives``.
+        counts: the objectives with which a member that ended at an epoch counts, in the order of ``config.objectives``;
+            ``None``: it is on no front.
         reference: corner of the hypervolume, in the same order.
         ceiling: hypervolume of the true front.
     """
@@ -56,7 +57,7 @@ class Problem(NamedTuple):
     config: Config
     epochs: Sequence[int]
     reports: Callable[[Member, int, int], Mapping[str, float] | None]
-    counts: Callable[[Member], Sequence[float]]
+    counts: Callable[[Member, int], Sequence[float] | None]
     reference: Sequence[float]
     ceiling: float
 
@@ -124,10 +125,10 @@ def search(problem: Problem, sampler: str, scheduler: str, trials: int, seed: in
                 if rungs is not None:
                     rungs.report(one.trial, epoch, row)
                 tell(one.trial, Status.DONE, row)
-                point = problem.counts(one)
-                if np.isfinite(point).all():
-                    found.append(point)
-                    volume = float(moocore.hypervolume(np.array(found), ref=problem.reference, maximise=maximise))
+            point = problem.counts(one, epoch)
+            if point is not None and np.isfinite(point).all():
+                found.append(point)
+                volume = float(moocore.hypervolume(np.array(found), ref=problem.reference, maximise=maximise))
             points.append((ended, spent, volume))
             start(now)
     at = np.array(points)

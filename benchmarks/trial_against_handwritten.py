@@ -47,6 +47,7 @@ from gimtune.metrics import fid
 from gimtune.resolve import members
 from gimtune.training import precision
 from gimtune.tuning.cluster import connected
+from gimtune.tuning.packs import rows_of
 from gimtune.tuning.trainable import GimTrial
 from gimtune.vocabulary import METRICS
 
@@ -64,7 +65,7 @@ class Timed(GimTrial):
 
     def step(self) -> dict[str, Any]:
         found = super().step()
-        (row,) = found["members"].values()
+        (row,) = rows_of(found).values()
         images = len(self._data.images["train"]) * row.get("epoch", 0)
         spent = images / row["examples_per_second"] if images else math.nan
         return {**found, "row": row, "training": spent, "wall": time.perf_counter() - self._began}

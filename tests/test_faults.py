@@ -18,6 +18,7 @@ import analysis
 from analysis.pareto import fronts_by
 from gimtune.store import Store
 from gimtune.tuning.attempts import MOST, Attempts
+from gimtune.tuning.packs import as_text, rows_of
 from gimtune.tuning.retention import Retention
 from gimtune.vocabulary import METRICS, Status
 
@@ -84,8 +85,8 @@ def test_other_troubles_of_the_machine_are_tried_again_first(tmp_path, monkeypat
     if isinstance(error, OSError):
         assert "Input/output error" in said["stop"]
     else:
-        assert said["members"][one.trial]["status"] == Status.FAILED
-        assert "no room" in said["members"][one.trial]["error"]
+        assert rows_of(said)[one.trial]["status"] == Status.FAILED
+        assert "no room" in rows_of(said)[one.trial]["error"]
 
 
 ROWS = st.lists(
@@ -124,7 +125,7 @@ def test_the_weights_that_stay_are_those_of_each_models_front(rows, known, tmp_p
             class Trial:
                 config = {"pack": {"members": [member(model).to_json()]}}  # noqa: RUF012
 
-            retention.on_trial_result(0, [], Trial, {"members": {row["trial"]: row}})
+            retention.on_trial_result(0, [], Trial, {"members": as_text([row])})
         trials = store.trials()
     kept = {path.stem for path in (run / "members").iterdir()}
     assert kept == set(trials.loc[trials["checkpoint"].notna(), "trial"])

@@ -20,6 +20,7 @@ from analysis import front
 from analysis.__main__ import main
 from analysis.status import Tally, driver_at_work, essential, span, standing
 from gimtune.store import Store
+from gimtune.tuning.packs import as_text
 from gimtune.vocabulary import ENDED, Status
 
 ROOT = Path(__file__).parents[1]
@@ -291,7 +292,7 @@ def test_the_recorder_and_the_status_say_the_same(tmp_path):
             for epoch in (4, 8):
                 status = Status.RUNNING if epoch == 4 else Status.DONE
                 row = reported(f"t{i:02d}", epoch, status, *random.random(2))
-                recorder.on_trial_result(0, [], trial, {"members": {row["trial"]: row}, "epoch": epoch})
+                recorder.on_trial_result(0, [], trial, {"members": as_text([row]), "epoch": epoch})
                 recorder.on_step_end(0, [])
             recorder.on_trial_complete(0, [], trial)
         recorder.on_trial_start(0, [], Trial("t20", "t21"))
@@ -329,7 +330,7 @@ def test_a_report_costs_as_much_late_as_early(tmp_path, monkeypatch):
     with Store(run / "study.db", create=True) as store, module.Recorder(store, 8, OBJECTIVES, 100, console) as recorder:
         for i in range(100):
             row = reported(f"t{i:02d}", 8, Status.DONE, 1.0 + i % 7, 0.5)
-            recorder.on_trial_result(0, [], Trial(f"t{i:02d}"), {"members": {row["trial"]: row}})
+            recorder.on_trial_result(0, [], Trial(f"t{i:02d}"), {"members": as_text([row])})
             recorder._show()
     # equal points are all on the front: a seventh of the members here, in place of all
     assert max(seen) <= 100 / 7 + 3

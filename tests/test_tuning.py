@@ -16,7 +16,7 @@ from helpers import CLOCK, member
 
 import analysis
 from gimtune.store import Store
-from gimtune.tuning.packs import packs
+from gimtune.tuning.packs import packs, rows_of
 from gimtune.vocabulary import METRICS, Member
 
 STUDY = [
@@ -333,6 +333,9 @@ def test_ray_sees_the_best_of_a_pack():
     seen = result(rows)
     assert (seen["fid"], seen["probe_accuracy"], seen["done"], set(seen["members"])) == (3.0, 0.7, True, set("abc"))
     assert not result([{**rows[0], "status": "running"}, rows[1]])["done"]
+    # and the rows come through to whoever asks, of a result as it is or flat; NaN is no value of JSON, and comes too
+    for given in (seen, {f"members/{trial}": text for trial, text in seen["members"].items()}):
+        assert repr(list(rows_of(given).values())) == repr(rows)
 
 
 def test_a_run_folder_has_one_driver(tmp_path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -42,15 +43,15 @@ def packs(
     return made
 
 
+def as_text(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Rows as a result carries them: by trial, JSON. Of every number that Ray sees it keeps a history, in memory."""
+    return {row["trial"]: json.dumps(row) for row in rows}
+
+
 def rows_of(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each member's row of a result as Ray gives it to searchers and schedulers: flat, ``members/<trial>/<column>``."""
-    rows: dict[str, dict[str, Any]] = {}
-    for name, value in result.items():
-        top, _, rest = name.partition("/")
-        trial, _, column = rest.partition("/")
-        if top == "members" and column:
-            rows.setdefault(trial, {})[column] = value
-    return rows
+    """Each member's row of a result, as callbacks get it and as searchers and schedulers do: ``members/<trial>``."""
+    flat = {name[len("members/") :]: value for name, value in result.items() if name.startswith("members/")}
+    return {trial: json.loads(text) for trial, text in (result.get("members") or flat).items()}
 
 
 def most(member: Member, size: int | Literal["auto"], image: tuple[int, int, int], device: str = "cpu") -> int:

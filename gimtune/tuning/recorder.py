@@ -22,6 +22,7 @@ from analysis.pareto import Front, front
 from analysis.status import Tally, essential, summary
 from gimtune.store import Store
 from gimtune.tuning.gauges import LATEST, Gauges
+from gimtune.tuning.packs import rows_of
 from gimtune.vocabulary import ENDED, METRICS, Status
 
 _LINE_EVERY = 10.0
@@ -103,7 +104,7 @@ class Recorder(Callback):
             self.console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
         if reason := result.get("stop"):
             raise Halted(reason)
-        rows = list(result["members"].values())
+        rows = list(rows_of(result).values())
         reported = [row for row in rows if "epoch" in row]
         self.store.report(reported)
         for row in rows:

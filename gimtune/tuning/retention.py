@@ -10,6 +10,7 @@ from typing import Any
 from ray.tune import Callback
 
 from gimtune.store import Store
+from gimtune.tuning.packs import rows_of
 from gimtune.vocabulary import ENDED, Direction, Member
 
 _GROUP = ("model", "data", "fid_features")
@@ -40,7 +41,7 @@ class Retention(Callback):
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         shared = Member.from_json(trial.config["pack"]["members"][0])
         group = {"model": shared.model, "data": shared.data["name"]}
-        ended = [row for row in result["members"].values() if row["status"] in ENDED]
+        ended = [row for row in rows_of(result).values() if row["status"] in ENDED]
         self._drop([name for row in ended for name in self._take({**group, **row})])
 
     def _take(self, row: Mapping[Any, Any]) -> list[str]:

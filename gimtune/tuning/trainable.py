@@ -21,6 +21,7 @@ from gimtune.evaluation import Evaluation
 from gimtune.metrics import fid
 from gimtune.training import Rows, default_device, pack_name, run
 from gimtune.tuning.attempts import Attempts
+from gimtune.tuning.packs import as_text
 from gimtune.tuning.scheduler import halted_in
 from gimtune.vocabulary import ENDED, METRICS, Direction, Member, Status
 
@@ -110,7 +111,7 @@ class GimTrial(tune.Trainable):
             self._write("".join(traceback.format_exception(error)))
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         failed = {"status": str(Status.FAILED), "error": text}
-        rows = {m.trial: {"trial": m.trial, **failed} for m in self._members}
+        rows = as_text({"trial": m.trial, **failed} for m in self._members)
         return {"done": True, "members": rows, "notes": self._told()}
 
     def _note(self, text: str) -> None:
@@ -139,7 +140,7 @@ class GimTrial(tune.Trainable):
 
 
 def result(rows: Rows) -> dict[str, Any]:
-    """An evaluation as Ray sees it: a lone member's metrics or the best of several, and each row under ``members``."""
+    """An evaluation as Ray sees it: a lone member's metrics or the best of several, and all rows as text."""
     top: dict[str, Any] = {"epoch": max(row["epoch"] for row in rows)}
     for key, metric in METRICS.items():
         values = [row[key] for row in rows if math.isfinite(row.get(key, math.nan))]
@@ -147,4 +148,4 @@ def result(rows: Rows) -> dict[str, Any]:
             choose = min if metric.direction is Direction.MIN else max
             top[key] = choose(values, default=math.nan)
     done = all(row["status"] in ENDED for row in rows)
-    return {**top, "done": done, "members": {row["trial"]: row for row in rows}}
+    return {**top, "done": done, "members": as_text(rows)}
