@@ -57,7 +57,7 @@ class Data(_Section):
     name: Literal["digits", "mnist", "fashion_mnist"] = Field(description="data set")
     root: str | None = Field(description="folder with its IDX files; null: $GIMTUNE_DATA, the cache, download")
     download: bool = Field(description="fetch it where it is not found")
-    seed: Annotated[int, Field(ge=0)] = Field(description="of the splits")
+    seed: Annotated[int, Field(ge=0, lt=2**32 - 1)] = Field(description="of the splits")
     epochs: PositiveInt = Field(description="default of budget.epochs")
     evaluate_every: PositiveInt = Field(description="default of budget.evaluate_every")
     batch_size: PositiveInt = Field(description="default of training.batch_size")
@@ -251,29 +251,30 @@ def dump(config: Config) -> str:
 
 
 def _compose(arguments: list[str]) -> Any:
-    parser = OverridesParser.create()
+    parser, own = OverridesParser.create(), _own_studies()
     plain: list[str] = []
     replaced: list[Any] = []
     for argument in arguments:
         try:
             override = parser.parse_override(argument)
         except HydraException:
+            override = None
+        if override is None or not override.key_or_group:
             raise ConfigError(
                 f"{argument}: cannot be read; write key=value, and quote mappings: 'key={{grid: [1, 2]}}'"
-            ) from None
+            )
         if override.is_sweep_override():
             raise ConfigError(f"{argument}: several values are written as a space: 'KEY={{grid: [a, b]}}'")
         key = override.key_or_group
         if key.startswith("hydra"):
             raise ConfigError(_unknown(key))
-        if key in _GROUPS and not re.fullmatch(NAME, str(override.value())):
-            raise ConfigError(f"{argument}: one name; allowed are {', '.join(options(key))}")
+        if key in _GROUPS and not override.is_delete():
+            _check_option(key, override.value(), own)
         # Hydra merges a mapping into the one that stands there; a space is replaced as a whole
         if not override.is_delete() and (key.startswith("space.") or isinstance(override.value(), dict)):
             replaced.append(override)
         else:
             plain.append(argument)
-    own = _own_studies()
     search = [f"hydra.searchpath=['file://{str(own).replace(chr(39), chr(92) + chr(39))}']"] if own else []
     try:
         with hydra.initialize_config_dir(str(STUDIES), version_base="1.3"):
@@ -305,6 +306,12 @@ def _compose(arguments: list[str]) -> Any:
         return OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
+
+
+def _check_option(group: str, option: Any, own: Path | None) -> None:
+    there = sorted({*options(group), *(path.stem for path in (own / group).glob("*.yaml"))} if own else options(group))
+    if option not in there:
+        raise ConfigError(f"{group}={option}: allowed are {', '.join(there)}")
 
 
 def _own_studies() -> Path | None:
