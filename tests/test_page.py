@@ -48,6 +48,7 @@ def browser() -> Iterator[Any]:
 def opened(browser: Any, path: Path, width: int = 1280) -> Iterator[Any]:
     """The page, which must neither complain, nor fetch, nor ask."""
     page = browser.new_page(viewport={"width": width, "height": 900})
+    page.set_default_timeout(120_000)  # for a busy machine
     trouble: list[str] = []
     page.on("console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: trouble.append(str(error)))
