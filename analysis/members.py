@@ -181,9 +181,9 @@ def interactive_parallel(front: Front, run: Path) -> go.Figure | None:
 # Samples and codes of chosen points
 
 
-def _pictures(front: Front, run: Path) -> list[tuple[dict[Any, Any], list[Image.Image | None]]]:
+def _pictures(rows: pd.DataFrame, run: Path) -> list[tuple[dict[Any, Any], list[Image.Image | None]]]:
     found = []
-    for row in chosen(front).to_dict("records"):
+    for row in rows.to_dict("records"):
         pictures = [_picture(sample(run, str(row.get("trial")), end)) for end in (".png", "-reconstructed.png")]
         if any(pictures):
             found.append((row, pictures))
@@ -207,16 +207,20 @@ def _headline(row: Mapping[Any, Any], front: Front) -> str:
 _SHORT = {"probe_accuracy": "probe", "fid": "FID", "mi": "MI"}
 
 
-def static_samples(front: Front, run: Path) -> Figure | None:
-    """Samples and reconstructions of chosen members of the front, the best of the first objective left."""
-    found = _pictures(front, run)
+def static_samples(front: Front, run: Path, rows: pd.DataFrame | None = None) -> Figure | None:
+    """Samples and reconstructions of chosen members of the front, the best of the first objective left.
+
+    Args:
+        rows: which, as `analysis.views.chosen` gives them; it chooses where there are none.
+    """
+    found = _pictures(chosen(front) if rows is None else rows, run)
     if not found:
         return None
-    rows = [i for i in range(2) if any(pictures[i] for _, pictures in found)]
-    figure = plots.paper(0.3 + 1.75 * len(found), 0.8 + 1.75 * len(rows))
-    grid = figure.subplots(len(rows), len(found), squeeze=False)
+    kinds = [i for i in range(2) if any(pictures[i] for _, pictures in found)]
+    figure = plots.paper(0.3 + 1.75 * len(found), 0.8 + 1.75 * len(kinds))
+    grid = figure.subplots(len(kinds), len(found), squeeze=False)
     for column, (row, pictures) in enumerate(found):
-        for line, i in enumerate(rows):
+        for line, i in enumerate(kinds):
             axes = grid[line, column]
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)

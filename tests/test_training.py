@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import CPU
-from helpers import combinations, member, numbers, reasons
+from helpers import DEFAULTS, combinations, member, numbers, reasons
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch.func import vmap
 
 from gimtune.adam import Adam
-from gimtune.evaluation import Evaluation
+from gimtune.evaluation import Evaluation, summarise
 from gimtune.objective import batches, slice_noise
 from gimtune.priors import PRIORS
-from gimtune.training import Pack, pack_name, run, save
+from gimtune.training import Pack, opened, pack_name, run, save
 from gimtune.vocabulary import METRICS, Member, Status
 
 CRITIC = (("latent", "js", 1.0),)
@@ -319,6 +319,21 @@ def test_what_a_run_leaves_behind(small, tmp_path):
             means = pack.objective.posterior(found["parameters"], x, torch.zeros(len(x), one.latent_dim)).mu
             assert torch.from_numpy(kept["codes"]).float().allclose(means, rtol=1e-2, atol=1e-2)
             assert kept["labels"].tolist() == small.labels["validation"].tolist()
+
+
+def test_a_kept_member_is_opened_with_its_numbers(evaluation, classifier_folder, tmp_path):
+    features = {"fid_features": "classifier", "inception_weights": None}
+    (one,) = members = [member(epochs=1, metrics={**DEFAULTS["metrics"], **features})]
+    row = [*run(members, evaluation, tmp_path)][-1][0]
+    (tmp_path / "features").symlink_to(classifier_folder)
+    pack = opened(tmp_path, one.trial)
+    assert pack.members == [one]
+    again = summarise(pack.measure(0, ("test",)))
+    for key, value in again.items():
+        if key.startswith("test_"):
+            assert value == pytest.approx(row[key], rel=1e-4, abs=1e-5, nan_ok=True), key
+    with pytest.raises(FileNotFoundError, match=r"none\.pt: no weights"):
+        opened(tmp_path, "none")
 
 
 def test_saving_leaves_the_old_file_or_the_new(tmp_path):

@@ -1,0 +1,66 @@
+# %% [markdown]
+# # One trial taken apart
+#
+# The terms of its loss, what brackets its mutual information, its samples; and its weights, opened and measured again.
+# Reads the run folder that `$GIMTUNE_RUN` names, or the newest under `results/`, and there the front's knee, or else
+# its first row. The last part needs torch.
+
+# %%
+# %matplotlib inline
+import pandas as pd
+
+from analysis import front, load
+from analysis.load import newest
+from analysis.members import static_course, static_samples
+from analysis.views import bracket, chosen, terms
+
+study = load(newest())
+best = front(study.trials, study.objectives)
+rows = chosen(best).sort_values("knee", ascending=False, kind="stable")
+row = rows.iloc[0].to_dict()
+trial = row["trial"]
+pd.Series(row)[["trial", "model", "side", "prior", "weight", "latent_dim", "seed", "encoder", *best.objectives]]
+
+# %% [markdown]
+# ## How it went
+
+# %%
+static_course(study.reports, trial)
+
+# %% [markdown]
+# ## What its loss is made of
+#
+# `loss = -likelihood + sum of weight x divergence`. A flag says that a number is not to be trusted.
+
+# %%
+print(f"likelihood {row['likelihood']:.4g}   restriction {row['restriction']:.4g}   loss {row['loss']:.4g} nats")
+terms(row)
+
+# %% [markdown]
+# ## What brackets its information
+#
+# The lower bound cannot exceed ln N. The Gaussian estimate takes q(z) for one Gaussian, and overshoots where the
+# posterior is narrow; with noise on every code it overshoots less. The truth is between bound and estimate.
+
+# %%
+bracket(row).round(3)
+
+# %% [markdown]
+# ## Samples and reconstructions
+
+# %%
+static_samples(best, study.run, rows.head(1))
+
+# %% [markdown]
+# ## Its weights, opened again
+#
+# The same weights and the same draws give the stored numbers of the test split; the last column is the difference.
+
+# %%
+from gimtune.training import opened
+
+pack = opened(study.run, trial)
+again = pack.measure(0, ("test",))
+keys = [key for key in again if key.startswith("test_") and pd.notna(row.get(key))]
+table = pd.DataFrame({"stored": [row[key] for key in keys], "again": [again[key] for key in keys]}, index=keys)
+table.assign(difference=table["again"] - table["stored"])
