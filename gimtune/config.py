@@ -285,7 +285,7 @@ def _compose(arguments: list[str]) -> Any:
     except ConfigCompositionException as error:
         raise ConfigError(_composition(str(error), plain)) from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(str(error).splitlines()[0]) from None
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"a study file is not YAML: {' '.join(str(error).split())}") from None
     assert isinstance(composed, DictConfig)
@@ -305,7 +305,7 @@ def _compose(arguments: list[str]) -> Any:
     try:
         return OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from None
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
 
 
 def _check_option(group: str, option: Any, own: Path | None) -> None:
@@ -430,7 +430,8 @@ def _validated(content: Any) -> Config:
         config = config.model_copy(update={"metrics": metrics})
     if "://" in config.storage_path:
         raise ConfigError(
-            f"storage_path={config.storage_path}: a folder that this machine sees; addresses are not taken"
+            f"storage_path={config.storage_path}: a folder; SQLite and checkpoints need a file system (on a cluster a "
+            "shared one, such as NFS)"
         )
     return config
 

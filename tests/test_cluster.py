@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -24,12 +26,12 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "cluster"
 STUDY = [
     "study=tradeoff",
-    "models=[vae,wvae]",
+    "models=[vae]",
     "space.prior=normal",
     "space.weight={grid: [0.1, 1]}",
     "space.latent_dim=4",
     "network.hidden=[32]",
-    "budget.epochs=6",
+    "budget.epochs=4",
     "budget.evaluate_every=2",
     "resources.members=1",
 ]
@@ -57,6 +59,23 @@ def gimtune(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedP
         capture_output=True,
         timeout=240,
     )
+
+
+@contextmanager
+def driving(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen, Path]]:
+    """A driver that runs meanwhile, and the file of what it says."""
+    said = folder / "output.txt"
+    with said.open("w") as output:
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "gimtune", *arguments],
+            cwd=folder, env=environment(folder), stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            yield driver, said
+        finally:
+            if driver.poll() is None:
+                driver.terminate()
+                driver.wait(60)
 
 
 def only_run(folder: Path) -> Path:
@@ -160,17 +179,12 @@ def trainers(node: subprocess.Popen) -> set[int]:
 @pytest.mark.slow
 def test_a_study_on_two_nodes_has_the_numbers_of_one(cluster):
     seen = [set(), set()]
-    with (cluster.folder / "output.txt").open("w+") as output:
-        driver = subprocess.Popen(
-            [sys.executable, "-m", "gimtune", *STUDY, f"ray.address={cluster.address}"],
-            cwd=cluster.folder, env=environment(cluster.folder), stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+    with driving(cluster.folder, *STUDY, f"ray.address={cluster.address}") as (driver, output):
         while driver.poll() is None:
             for found, node in zip(seen, cluster.started, strict=True):
                 found |= trainers(node)
-            time.sleep(0.3)
-        output.seek(0)
-        said = output.read()
+            time.sleep(0.5)
+        said = output.read_text()
     assert driver.returncode == 0, said
     assert "joined the Ray cluster" in said
     assert "2 nodes" in said
@@ -306,17 +320,12 @@ def listening(process: psutil.Process) -> set[tuple[str, str, int]]:
 
 @pytest.mark.slow
 def test_a_study_listens_on_the_loopback_address_alone(tmp_path):
-    with (tmp_path / "output.txt").open("w+") as output:
-        driver = subprocess.Popen(
-            [sys.executable, "-m", "gimtune", *STUDY],
-            cwd=tmp_path, env=environment(tmp_path), stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        found = set()
+    found = set()
+    with driving(tmp_path, *STUDY) as (driver, output):
         while driver.poll() is None:
             found |= listening(psutil.Process(driver.pid))
-            time.sleep(0.3)
-        output.seek(0)
-        assert driver.returncode == 0, output.read()
+            time.sleep(1)
+        assert driver.returncode == 0, output.read_text()
     # the driver, Ray's own processes, and workers in training
     assert {"gcs_server", "raylet"} <= {name for name, _, _ in found}
     assert any("GimTrial" in name for name, _, _ in found)

@@ -9,7 +9,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from gimtune.config import Config, ConfigError, check_machine
 
 _STORE_BYTES = 256 * 2**20
 _ANSWER_SECONDS = 5.0
-_SHARE_SECONDS = 60.0
+_SHARE_SECONDS = 120.0
 # an NFS client may show a new file a moment later
 _VISIBLE_SECONDS = 10.0
 _QUIET: Any = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -35,13 +35,15 @@ def secure_token(make: bool = True) -> None:
     if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if path.is_file():
-        if path.stat().st_uid == os.getuid():
-            path.chmod(0o600)
-    elif make:
+    if make:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
+        with (
+            suppress(FileExistsError),
+            os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle,
+        ):
             handle.write(secrets.token_hex(32))
+    if path.is_file() and path.stat().st_uid == os.getuid():
+        path.chmod(0o600)
 
 
 @contextmanager
