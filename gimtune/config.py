@@ -285,7 +285,7 @@ def _compose(arguments: list[str]) -> Any:
     except ConfigCompositionException as error:
         raise ConfigError(_composition(str(error), plain)) from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(str(error).splitlines()[0]) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"a study file is not YAML: {' '.join(str(error).split())}") from None
     assert isinstance(composed, DictConfig)
