@@ -48,20 +48,22 @@ def browser() -> Iterator[Any]:
 def opened(browser: Any, path: Path, width: int = 1280) -> Iterator[Any]:
     """The page, which must neither complain, nor fetch, nor ask."""
     page = browser.new_page(viewport={"width": width, "height": 900})
-    page.set_default_timeout(120_000)  # for a busy machine
+    page.set_default_timeout(400_000)  # the test's own limit is the one that counts on a busy machine
     trouble: list[str] = []
+    asked: list[str] = []
     page.on("console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.on("dialog", lambda dialog: (trouble.append(f"dialog {dialog.message}"), dialog.dismiss()))
     page.on("request", lambda r: None if r.url.startswith(("data:", "blob:")) else asked.append(r.url))
-    asked: list[str] = []
-    page.goto(path.as_uri())
-    page.wait_for_selector("html[data-ready=yes]")
-    yield page
-    page.wait_for_timeout(100)
+    try:
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-ready=yes]")
+        yield page
+        page.wait_for_timeout(100)
+    finally:
+        page.close()
     assert trouble == []
     assert asked == [path.as_uri()]
-    page.close()
 
 
 def place(page: Any, trial: str) -> tuple[float, float]:
