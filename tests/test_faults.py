@@ -62,6 +62,7 @@ def trial_of(tmp_path, monkeypatch, errors):
     monkeypatch.setattr(trainable, "_evaluation", lambda *arguments: None)
     trial = trainable.GimTrial.__new__(trainable.GimTrial)
     one = member("vae")
+    (tmp_path / "config.yaml").touch()
     trial._data = None
     trial._start({"members": [one.to_json()], "folder": str(tmp_path), "cpu": 1, "gpu": 0, "driver": "one"})
     return trial, one
