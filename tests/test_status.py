@@ -219,6 +219,16 @@ def test_a_search_counts_members_that_are_not_yet_suggested(tmp_path):
     assert standing(run).tally.counts[Status.PLANNED] == 1
 
 
+def test_a_search_that_has_suggested_nothing_has_not_ended(tmp_path, capsys):
+    run = study(tmp_path, [])
+    with Store(run / "study.db", create=True) as store:
+        store.annotate(members="20")
+    said = output(capsys, str(run), "--status")
+    assert "20: 20 planned" in said
+    assert "resume=" in said
+    assert "all results" not in said
+
+
 def test_status_of_what_is_no_run_is_refused(tmp_path, capsys):
     assert main([str(tmp_path), "--status"]) == 2
     assert "no run folder" in capsys.readouterr().err

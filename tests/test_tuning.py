@@ -116,6 +116,7 @@ def test_a_study_ends_with_its_front_and_all_numbers(undisturbed):
     run = only_run(undisturbed)
     study = analysis.load(run)
     assert len(study.trials) == 8
+    assert (study.meta["members"], study.meta["epochs"]) == ("8", "6")
     assert set(study.trials["status"]) == {"done"}
     assert len(study.reports) == 8 * 3
     for key in METRICS:

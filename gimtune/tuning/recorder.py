@@ -66,9 +66,7 @@ class Recorder(Callback):
         members = zip(frame["trial"], map(Status, frame["status"]), frame["epoch"].fillna(0).astype(int), strict=True)
         self.tally = Tally(total, epochs, members)
         self._before = self.tally.trained
-        store.annotate(
-            started=f"{time.time():.3f}", epochs_before=str(self._before), members=str(total), epochs=str(epochs)
-        )
+        store.annotate(started=f"{time.time():.3f}", epochs_before=str(self._before))
         self._points = frame[frame["status"].isin(ENDED)]
         self._new: list[dict[str, Any]] = []
         self._front: Front | None = _front(self._points, objectives)

@@ -94,7 +94,14 @@ def launch(config: Config, console: Console) -> int:
             run = _new_run(config)
             with Store(run / "study.db", create=True) as store:
                 created = datetime.now(UTC).isoformat(timespec="seconds")
-                store.annotate(name=config.name, created=created, objectives=json.dumps(dict(config.objectives)))
+                store.annotate(
+                    name=config.name,
+                    created=created,
+                    objectives=json.dumps(dict(config.objectives)),
+                    # a search's are not planned yet; whoever asks for its status has to know
+                    members=str(config.search.trials if sequential else len(planned)),
+                    epochs=str(config.budget.epochs),
+                )
                 _plan(config, store, made)
         try:
             with _only_driver(run):
