@@ -194,9 +194,8 @@ def _title(front: Front, drawn: int) -> str:
     if front.points.empty:
         return "no finished trial"
     where = " on ".join(filter(None, (names("study"), names("data"))))
-    return f"{short(where, 40)}: {len(front.rows)} of {len(front.points)} trials on the front" + fewer(
-        drawn, len(front.points)
-    )
+    counted = f"{short(where, 40)}: {len(front.rows):,} of {len(front.points):,} trials on the front"
+    return "\n".join(filter(None, (counted, fewer(drawn, len(front.points)).strip())))
 
 
 def fewer(drawn: int, total: int) -> str:
@@ -244,12 +243,13 @@ def scatter(
     Args:
         colour: of each, from its series' points; the model's without.
     """
+    crowded = min(1.0, math.sqrt(800 / max(1, len(points))))
     for series in sorted(_series(points), key=lambda s: s.collapsed and not s.on_front):
         paint = series.style.colour if colour is None else colour(series.points)
         axes.scatter(
             x.clipped(series.points[x.key]),
             y.clipped(series.points[y.key]),
-            s=size * (70 if series.on_front else 28),
+            s=size * (70 if series.on_front else 28 * crowded),
             marker=series.style.marker,
             facecolors="none" if series.collapsed else paint,
             edgecolors=paint if series.collapsed else "black" if series.on_front else "0.3",
@@ -435,7 +435,8 @@ def interactive_front(front: Front, seeds: Band | None = None) -> go.Figure:
             name="front",
             hoverinfo="skip",
         )
-    title = escaped(_title(front, len(points))) + "<br><sub>hollow: collapsed posterior (no active unit)</sub>"
+    counted, _, drawn = escaped(_title(front, len(points))).partition("\n")
+    title = f"{counted}<br><sub>hollow: collapsed posterior (no active unit) {drawn}</sub>"
     return figure.update_layout(title_text=title).update_xaxes(**scales(x)).update_yaxes(**scales(y))
 
 
