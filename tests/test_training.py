@@ -80,8 +80,8 @@ def test_a_member_alone_equals_itself_in_a_pack_of_eight(small, model, prior):
 
 @pytest.mark.parametrize("model", ["vae", "wae_gan", "infogan"])
 def test_where_a_member_stands_in_a_pack_does_not_matter(small, model):
-    # sizes that fill no processor's vectors: the last few of an array may be rounded otherwise
-    odd = {"latent_dim": 3, "network": {"name": "mlp", "hidden": [30]}, "critic": {"hidden": [32]}}
+    # a code, a logit and their biases fill no processor's vectors: the last few of an array may be rounded otherwise
+    odd = {"latent_dim": 3, "network": {"name": "mlp", "hidden": [32]}, "critic": {"hidden": [32]}}
     members = [member(model, seed=seed, **odd) for seed in range(8)]
     last = trained(members, small, 3).one(7)
     for pack, place in ((members[::-1], 0), (members[5:], 2), (members[7:], 0)):
