@@ -57,8 +57,8 @@ class Pack:
     The formula is written for one member and mapped over all. A member's numbers do not depend on its pack but for
     rounding, which an adversarial training makes as much of as of another seed: so small fully connected networks,
     where the map is kept at M = 1 too, give the same bits alone and anywhere in any pack (seen on a CPU with AVX2,
-    layers in multiples of 8; others differ by 1e-8). A larger network alone does without the map, which would cost it a quarter of
-    its speed. Members that end early leave the stack, and the rest goes on.
+    layers in multiples of 8; others differ by 1e-8). A larger network alone does without the map, which would cost it
+    a quarter of its speed. Members that end early leave the stack, and the rest goes on.
 
     Args:
         members: they differ in weight, prior parameters and seed alone.
