@@ -32,9 +32,9 @@ from gimtune.vocabulary import Member, Status
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def browser() -> Iterator[Any]:
-    """A headless Chromium: the system's, or playwright's own."""
+    """A headless Chromium of the test's own: the system's, or playwright's. One that has closed its page may hang."""
     api = pytest.importorskip("playwright.sync_api", reason="no playwright")
     with api.sync_playwright() as player:
         path = next(filter(None, map(shutil.which, NAMES)), player.chromium.executable_path)
