@@ -183,7 +183,7 @@ def test_a_study_on_two_nodes_has_the_numbers_of_one(cluster):
         while driver.poll() is None:
             for found, node in zip(seen, cluster.started, strict=True):
                 found |= trainers(node)
-            time.sleep(0.5)
+            time.sleep(1)
         said = output.read_text()
     assert driver.returncode == 0, said
     assert "joined the Ray cluster" in said
@@ -256,6 +256,8 @@ def test_a_wrong_token_is_refused(cluster, tmp_path):
 
 @pytest.mark.parametrize("key", ["ray.address", "RAY_ADDRESS"])
 def test_an_address_where_no_ray_answers_is_refused_at_once(key, tmp_path, monkeypatch, capsys):
+    import gimtune.tuning.cluster  # noqa: F401 - before the clock starts: a busy machine takes its time
+
     monkeypatch.chdir(tmp_path)
     # somebody listens there, and never says a word
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -263,7 +265,8 @@ def test_an_address_where_no_ray_answers_is_refused_at_once(key, tmp_path, monke
         monkeypatch.setenv("RAY_ADDRESS", address)
         started = time.monotonic()
         assert main([*STUDY, *([f"ray.address={address}"] if key == "ray.address" else [])]) == 2
-    assert time.monotonic() - started < 30
+    # `ray.init` by itself waits for two minutes
+    assert time.monotonic() - started < 60
     assert f"{key}={address}: no Ray cluster answers" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.db"))
 
