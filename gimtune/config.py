@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import hydra
 import yaml
@@ -21,6 +21,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
 from gimtune import space
 from gimtune.vocabulary import METRICS, Direction
@@ -251,7 +252,7 @@ def dump(config: Config) -> str:
 
 
 def _compose(arguments: list[str]) -> Any:
-    parser, own = OverridesParser.create(), _own_studies()
+    parser, own, known = OverridesParser.create(), _own_studies(), set(keys())
     plain: list[str] = []
     replaced: list[Any] = []
     for argument in arguments:
@@ -268,6 +269,12 @@ def _compose(arguments: list[str]) -> Any:
         key = override.key_or_group
         if key.startswith("hydra"):
             raise ConfigError(_unknown(key))
+        # Hydra would look for the rest as an index
+        if above := next((k for k, field in _fields() if _is_list(field) and key.startswith(f"{k}.")), None):
+            raise ConfigError(f"{argument}: {above} is a list, and is given whole: {above}=[...]")
+        whole = key in _GROUPS or (key in known and not key.startswith("space."))
+        if override.is_delete() and (whole or override.value() is not None):
+            raise ConfigError(f"{argument}: ~KEY takes a part out of a space or a mapping; write {key}=VALUE")
         if key in _GROUPS and not override.is_delete():
             _check_option(key, override.value(), own)
         # Hydra merges a mapping into the one that stands there; a space is replaced as a whole
@@ -296,7 +303,6 @@ def _compose(arguments: list[str]) -> Any:
         if (group := f"{key}=") in {a.partition("=")[0] + "=" for a in plain} and key in _GROUPS:
             raise ConfigError(f"{group}...: study={study} sets space.{key} itself; write space.{key}=... instead")
         OmegaConf.update(composed, f"space.{key}", value, merge=False, force_add=True)
-    known = set(keys())
     for override in replaced:
         key = override.key_or_group
         if not key.startswith("space.") and key not in known:
@@ -352,6 +358,8 @@ def _composition(message: str, arguments: Sequence[str]) -> str:
 
 
 def _unknown(key: str) -> str:
+    if key in keys():
+        return f"{key}: it has a value already; write {key}=VALUE, without a sign before it"
     close = difflib.get_close_matches(key, keys(), 3, 0.5)
     hint = f"did you mean {', '.join(close)}?" if close else f"allowed are {', '.join(Config.model_fields)}"
     return f"{key}: unknown key; {hint}"
@@ -362,14 +370,22 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (STUDIES / group).glob("*.yaml"))
 
 
-def keys() -> Iterator[str]:
-    """Every key of a configuration, dotted."""
+def _fields() -> Iterator[tuple[str, FieldInfo]]:
     for name, field in Config.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from (f"{name}.{key}" for key in inner.model_fields)
+            yield from ((f"{name}.{key}", f) for key, f in inner.model_fields.items())
         else:
-            yield name
+            yield name, field
+
+
+def _is_list(field: FieldInfo) -> bool:
+    return any(get_origin(kind) is list for kind in (field.annotation, *get_args(field.annotation)))
+
+
+def keys() -> Iterator[str]:
+    """Every key of a configuration, dotted."""
+    yield from (key for key, _ in _fields())
     yield from (f"space.{key}" for key in SWEPT)
 
 
@@ -378,12 +394,7 @@ def help_text() -> str:
     lines = ["usage: python -m gimtune [group=option] [key=value] ...", "", "groups:"]
     lines += [f"  {group:28} {', '.join(options(group))}" for group in _GROUPS]
     lines += ["", "keys:"]
-    for name, field in Config.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            lines += [f"  {f'{name}.{key}':28} {f.description}" for key, f in inner.model_fields.items()]
-        else:
-            lines.append(f"  {name:28} {field.description}")
+    lines += [f"  {key:28} {field.description}" for key, field in _fields()]
     lines += [f"  {f'space.{key}':28} a value or a space: {meaning}" for key, meaning in SWEPT.items()]
     lines += ["", "spaces: {grid: [..]} {choice: [..]} {uniform: [a, b]} {loguniform: [a, b]} {randint: [a, b]}"]
     lines += ["        {per: model, vae: SPACE, default: SPACE}   (or per: prior, per: restriction)"]

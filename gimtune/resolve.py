@@ -135,7 +135,7 @@ def _model(entry: Any) -> Model:
         if not isinstance(term, Mapping) or set(term) - {"match", "divergence", "weight"}:
             raise ConfigError(f"models.{name}.restrictions={term!r}: a mapping {{match, divergence, weight}}")
         pair = f"{term.get('match')}/{term.get('divergence')}"
-        if pair not in _TERMS:
+        if not isinstance(pair, str) or pair not in _TERMS:
             raise ConfigError(f"models.{name}.restrictions={pair}: {_close(pair)}")
         weight = term.get("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
@@ -159,7 +159,7 @@ def _constant(weight: float) -> Any:
 
 def _restricted(model: Model, pair: Any) -> Model:
     """A model without restrictions, with the one that a study sweeps over; it is named by it."""
-    if pair not in _TERMS:
+    if not isinstance(pair, str) or pair not in _TERMS:
         raise ConfigError(f"space.restriction={pair!r}: {_close(str(pair))}")
     if model.restrictions:
         raise ConfigError(
@@ -188,7 +188,10 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
     pixels = _SIDES[config.data.name] ** 2
     latent_dim = pixels if prior.images else values.get("latent_dim", 8)
     latent_dim = _number("latent_dim", latent_dim, 1, whole=True, high=4096)
-    prior.parameters(latent_dim)
+    try:
+        prior.parameters(latent_dim)
+    except ValueError as error:
+        raise ConfigError(f"space.{error}") from None
     likelihood = _likelihood(config, model, values)
     encoder = _encoder(config, model, prior, values)
     settings = {k: v for k, v in config.critic.model_dump().items() if v is not None}
@@ -197,6 +200,7 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
     for why in (refuses(model.side, prior, kind, bool(used)), *(r.refuses(prior, kind) for r in used)):
         if why:
             asked = "" if encoder in (model.encoder, prior.encoder) else f" and encoder={encoder}"
+            asked += " and critic.log_prior=true" if settings.get("log_prior") else ""
             raise ConfigError(f"models={model.name} with space.prior={prior.name}{asked}: {why}")
     # without a restriction the weight changes nothing: one member, not one per weight
     weight = _number("weight", values.get("weight", 1.0), 0) if model.restrictions else 0.0
@@ -248,12 +252,17 @@ def _prior(config: Config, model: Model, values: Mapping[str, Any]) -> Prior:
     return prior
 
 
+def _first(*found: Any) -> Any:
+    return next(value for value in found if value is not None)
+
+
 def _likelihood(config: Config, model: Model, values: Mapping[str, Any]) -> str:
     # a critic's features, or the cycles of a pair of domains, are what the model is: no study replaces them
     fixed = model.likelihood if model.likelihood == "features" or model.prior else None
-    likelihood = fixed or values.get("likelihood") or config.likelihood or model.likelihood or "bernoulli"
+    likelihood = fixed or _first(values.get("likelihood"), config.likelihood, model.likelihood, "bernoulli")
     if not isinstance(likelihood, str) or likelihood not in LIKELIHOODS:
-        raise ConfigError(f"likelihood={likelihood}: allowed are {', '.join(LIKELIHOODS)}")
+        key = "likelihood" if values.get("likelihood") is None else "space.likelihood"
+        raise ConfigError(f"{key}={likelihood}: allowed are {', '.join(LIKELIHOODS)}")
     judged = any(t.match is Match.DATA and RESTRICTIONS[t.match, t.divergence].critic for t in model.restrictions)
     if LIKELIHOODS[likelihood].of_critic and not judged:
         raise ConfigError(
@@ -263,7 +272,7 @@ def _likelihood(config: Config, model: Model, values: Mapping[str, Any]) -> str:
 
 
 def _encoder(config: Config, model: Model, prior: Prior, values: Mapping[str, Any]) -> str:
-    encoder = prior.encoder or values.get("encoder") or config.encoder or model.encoder
+    encoder = prior.encoder or _first(values.get("encoder"), config.encoder, model.encoder)
     if encoder not in CHOICES and encoder != prior.encoder:
         raise ConfigError(f"space.encoder={encoder}: allowed are {', '.join(CHOICES)}")
     return str(encoder)

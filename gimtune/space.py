@@ -66,8 +66,8 @@ def check(key: str, value: Any) -> None:
         raise ValueError(f"{key}.{kind}={content}: it takes two numbers [a, b] with a < b")
     if kind == "loguniform" and content[0] <= 0:
         raise ValueError(f"{key}.{kind}={content}: it takes positive numbers")
-    if kind == "randint" and not all(isinstance(bound, int) for bound in content):
-        raise ValueError(f"{key}.{kind}={content}: it takes whole numbers")
+    if kind == "randint" and not all(isinstance(bound, int) and abs(bound) < 2**63 for bound in content):
+        raise ValueError(f"{key}.{kind}={content}: it takes whole numbers of 64 bits")
 
 
 def _is_number(value: Any) -> bool:

@@ -195,7 +195,9 @@ class Absent:
 def named(message):
     """Keys and groups that a message names."""
     words = {word.rstrip(".") for word in re.findall(r"[a-z_]+(?:\.[a-z_]+)*", message)}
-    return {word for word in words if word in {*keys(), *_GROUPS} or word.split(".")[0] == "space"}
+    sections = {key.partition(".")[0] for key in keys()}
+    inside = {word for word in words if "." in word and word.split(".")[0] in sections}
+    return inside | words & {*keys(), *_GROUPS, "space"}
 
 
 def related(key, drawn):
@@ -217,7 +219,11 @@ def check(arguments, capsys, folder):
     lines = said.err.strip().splitlines()
     assert 1 <= len(lines) <= 2, said.err
     drawn = [re.sub(r"^(\+\+?|~)", "", a).partition("=")[0] for a in arguments]
-    assert any(related(key, one) for key in named(said.err) for one in drawn) or any(a in said.err for a in arguments)
+    assert (
+        any(said.err.startswith((f"{one}: ", f"{one}=")) for one in drawn)
+        or any(related(key, one) for key in named(said.err) for one in drawn)
+        or any(a in said.err for a in arguments)
+    ), said.err
     return code
 
 

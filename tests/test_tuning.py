@@ -150,12 +150,25 @@ def test_a_finished_run_can_be_resumed_and_nothing_runs(undisturbed, drive):
     pd.testing.assert_frame_equal(table(only_run(undisturbed)), before)
 
 
-def test_a_killed_driver_goes_on_where_it_was(undisturbed, drive, tmp_path):
-    driver = drive(tmp_path, *STUDY)
+def until(driver: Driver, folder: Path, reports: int) -> None:
+    """Returns when a study has so many reports."""
     deadline = time.monotonic() + 200
-    while reports_of(tmp_path) < 8 and time.monotonic() < deadline:
+    while reports_of(folder) < reports and time.monotonic() < deadline:
         assert driver.process.poll() is None, driver.said()
         time.sleep(0.05)
+
+
+def check_same(run: Path, other: Path) -> None:
+    """Two runs have the same members with the same numbers, at the end and on the way."""
+    pd.testing.assert_frame_equal(table(run), table(other), check_exact=True)
+    series = [analysis.load(r).reports.drop(columns=["seconds", "reported"]) for r in (run, other)]
+    pd.testing.assert_frame_equal(*series, check_exact=True)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on_where_it_was(undisturbed, drive, tmp_path):
+    driver = drive(tmp_path, *STUDY)
+    until(driver, tmp_path, 8)
     driver.process.kill()
     driver.end()
     run = only_run(tmp_path)
@@ -169,27 +182,26 @@ def test_a_killed_driver_goes_on_where_it_was(undisturbed, drive, tmp_path):
     assert again.wait() == 0, again.said()
     assert f"note: {newest}: cannot be read" in again.said()
     assert len(analysis.load(run).reports) == 24
-    expected = table(only_run(undisturbed))
-    pd.testing.assert_frame_equal(table(run), expected, check_exact=True)
-    series = [analysis.load(r).reports.drop(columns=["seconds", "reported"]) for r in (run, only_run(undisturbed))]
-    pd.testing.assert_frame_equal(*series, check_exact=True)
+    check_same(run, only_run(undisturbed))
 
 
-def test_an_interrupt_prints_how_to_go_on(drive, tmp_path):
-    driver = drive(tmp_path, *STUDY, "budget.epochs=2000")
-    deadline = time.monotonic() + 200
-    while reports_of(tmp_path) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
+def test_an_interrupted_study_says_how_to_go_on_and_does(undisturbed, drive, tmp_path):
+    driver = drive(tmp_path, *STUDY, "ray.dashboard=false")
+    until(driver, tmp_path, 4)
     driver.process.send_signal(signal.SIGINT)
     assert driver.wait() == 130
-    assert f"python -m gimtune resume={only_run(tmp_path).relative_to(tmp_path)}" in driver.said()
+    run = only_run(tmp_path)
+    assert f"python -m gimtune resume={run.relative_to(tmp_path)}" in driver.said()
+    assert len(analysis.load(run).reports) < 24
+    again = drive(tmp_path, f"resume={run}")
+    assert again.wait() == 0, again.said()
+    check_same(run, only_run(undisturbed))
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_it_now(drive, tmp_path):
     driver = drive(tmp_path, *STUDY, "budget.epochs=2000")
-    deadline = time.monotonic() + 200
-    while reports_of(tmp_path) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(driver, tmp_path, 2)
     for _ in range(2):
         driver.process.send_signal(signal.SIGINT)
         time.sleep(0.2)
@@ -200,6 +212,7 @@ def test_a_second_interrupt_ends_it_now(drive, tmp_path):
     assert "Traceback" not in driver.said()
 
 
+@pytest.mark.slow
 def test_failed_and_diverged_members_are_rows(drive, tmp_path):
     arguments = [a for a in STUDY if not a.startswith(("space.weight", "models", "budget"))]
     driver = drive(
@@ -267,7 +280,8 @@ def check_searched(run: Path) -> None:
     assert optuna_states(run) == sorted(states)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", pytest.param("nsga2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_a_search_suggests_stops_and_ends(drive, tmp_path, sampler):
     driver = drive(tmp_path, *SEARCH, f"search={sampler}")
     assert driver.wait() == 0, driver.said()
