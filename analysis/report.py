@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -168,13 +169,16 @@ def print_verdicts(verdicts: Verdicts, console: Console) -> None:
     table.add_column("verdict", no_wrap=True)
     for column in ("effect", f"{verdicts.level:.0%} interval", "configu-\nrations"):
         table.add_column(column, justify="right", no_wrap=True, overflow="fold")
-    for claim in verdicts.claims:
-        statement = Text(claim.statement)
-        if pd.isna(claim.value):
-            statement.append(f"\n{plain(claim.note)}", style="dim")
+    measured = [claim for claim in verdicts.claims if not pd.isna(claim.value)]
+    for claim in measured:
         verdict = Text(claim.verdict, style=_COLOURS[claim.verdict])
-        table.add_row(f"({claim.key[0]})", statement, verdict, *_interval(claim), str(claim.configurations))
-    console.print(table)
+        table.add_row(f"({claim.key[0]})", claim.statement, verdict, *_interval(claim), str(claim.configurations))
+    if measured:
+        console.print(table)
+    if missing := Counter(claim.key[0] for claim in verdicts.claims if pd.isna(claim.value)):
+        which = ", ".join(f"({key})" + (f" x {count}" if count > 1 else "") for key, count in missing.items())
+        head = "" if measured else f"Claims, on the {verdicts.split} split. "
+        console.print(Text(f"{head}Undecided for want of data: {which}; claims.csv says what each needs"))
     left = ", ".join(f"{count} {plain(reason)}" for reason, count in verdicts.left_out.items()) or "none"
     total = f"{verdicts.trials} trials of {verdicts.configurations} configurations"
     console.print(Text(f"from {total}; left out: {left}"))
