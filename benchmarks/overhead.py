@@ -37,6 +37,7 @@ from gimtune import tuning  # noqa: F401 - sets Ray's switches before Ray reads 
 import analysis
 from gimtune import data
 from gimtune.config import load
+from gimtune.files import cache
 from gimtune.metrics import fid
 from gimtune.tuning import recorder, study, trainable
 from gimtune.vocabulary import METRICS, Status
@@ -89,7 +90,7 @@ def measure(members: int, folder: Path) -> dict[str, float]:
     recorder.Recorder, trainable.GimTrial = Timed, Idle  # type: ignore[misc]
     stated = ["study=search", "models=[wae_mmd]", "resources.members=1", "ray.dashboard=false"]
     config = load([*stated, f"search.trials={members}", f"storage_path={folder}"])
-    fid.provide(data.load("digits"), data.cache(), folder / "features")
+    fid.provide(data.load("digits"), cache(), folder / "features")
     marks: dict[str, float] = {}
     connect = study._run_and_annotate
 

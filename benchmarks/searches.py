@@ -14,13 +14,14 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import NamedTuple
 
 import moocore
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -176,8 +177,14 @@ def compare(problems: Sequence[Problem], samplers: Sequence[str], trials: int, s
             _COLUMNS.format("", "hypervolume", "after half of", f"after {trials}", "epochs to", "", "members", "s per")
         )
         print(_COLUMNS.format("search", "at the end", "the epochs", "members", "random's", "each seed", "", "question"))
-        for sampler, scheduler in product(dict.fromkeys(("random", *samplers)), SCHEDULERS):
-            curves = [search(problem, sampler, scheduler, trials, seed) for seed in range(seeds)]
+        searches = list(product(dict.fromkeys(("random", *samplers)), SCHEDULERS))
+        # a processor each: they know nothing of each other
+        every = Parallel(n_jobs=-1, return_as="generator")(
+            delayed(search)(problem, sampler, scheduler, trials, seed)
+            for (sampler, scheduler), seed in product(searches, range(seeds))
+        )
+        for sampler, scheduler in searches:
+            curves = list(islice(every, seeds))
             results[problem.name, sampler, scheduler] = curves
             baseline = results[problem.name, "random", "fifo"]
             print(_line(problem, sampler, scheduler, curves, baseline, trials), flush=True)

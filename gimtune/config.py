@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
-from gimtune import space
+from gimtune import mirror, space
 from gimtune.vocabulary import METRICS, Direction
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
@@ -188,7 +188,7 @@ class Config(_Section):
     resources: Resources
     ray: Ray
     objectives: dict[str, Literal["min", "max"]] = Field(description="of the Pareto front, with directions")
-    storage_path: str = Field(description="folder for the runs")
+    storage_path: str = Field(description="folder for the runs, or s3://BUCKET/PREFIX for copies of them")
     checkpoints: Literal["front", "all"] = Field(
         description="whose weights are kept: each model's non-dominated members', or all"
     )
@@ -225,10 +225,16 @@ def load(arguments: Sequence[str]) -> Config:
         raise ConfigError(
             f"{others[0]}: with resume only ray.* and dry_run may be given; the run's own file says the rest"
         )
-    stated = reopened(Path(config.resume))
+    run = config.resume
+    if mirror.is_address(run):
+        try:
+            run = str(mirror.fetch(run))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"resume={str(error).splitlines()[0]}") from None
+    stated = reopened(Path(run))
     given = {a.split("=")[0].removeprefix("ray.") for a in arguments if a.startswith("ray.")}
     ray = stated.ray.model_copy(update={key: getattr(config.ray, key) for key in given})
-    return stated.model_copy(update={"resume": config.resume, "dry_run": config.dry_run, "ray": ray})
+    return stated.model_copy(update={"resume": run, "dry_run": config.dry_run, "ray": ray})
 
 
 def reopened(run: Path) -> Config:
@@ -439,11 +445,11 @@ def _validated(content: Any) -> Config:
         # a worker stands elsewhere
         metrics = config.metrics.model_copy(update={"inception_weights": str(Path(weights).resolve())})
         config = config.model_copy(update={"metrics": metrics})
-    if "://" in config.storage_path:
-        raise ConfigError(
-            f"storage_path={config.storage_path}: a folder; SQLite and checkpoints need a file system (on a cluster a "
-            "shared one, such as NFS)"
-        )
+    for key in ("storage_path", "resume"):
+        try:
+            mirror.is_address(getattr(config, key) or "")
+        except ValueError as error:
+            raise ConfigError(f"{key}={error}") from None
     return config
 
 
@@ -493,13 +499,24 @@ def check_machine(config: Config, nodes: Sequence[tuple[float, float]]) -> None:
         raise ConfigError(f"resources.cpu={wanted.cpu:g} with resources.gpu={wanted.gpu:g}: no node has both")
 
 
+def storage(config: Config) -> Path:
+    """The folder for the runs; that of this machine where they are copied to an object store."""
+    place = config.storage_path
+    return mirror.folder(place) if mirror.is_address(place) else Path(place).expanduser()
+
+
 def check_storage(config: Config) -> Path:
     """The folder for the runs, made if need be.
 
     Raises:
         ConfigError: it cannot be written to.
     """
-    path = Path(config.storage_path).expanduser().resolve()
+    if mirror.is_address(config.storage_path):
+        try:
+            mirror.check(config.storage_path)
+        except OSError as error:
+            raise ConfigError(f"storage_path={config.storage_path}: {str(error).splitlines()[0]}") from None
+    path = storage(config).resolve()
     try:
         path.mkdir(parents=True, exist_ok=True)
         writable = os.access(path, os.W_OK)

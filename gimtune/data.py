@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gimtune.files import cache
+
 SPLITS = ("train", "validation", "test")
 
 _IDX = {
@@ -84,11 +86,6 @@ class Dataset:
             return self.other[split][start:]
         turned = np.rot90(self.images[split][start:], axes=(2, 3))
         return np.ascontiguousarray(np.uint8(self.scale) - turned)
-
-
-def cache() -> Path:
-    """Where downloads and trained classifiers are kept: ``$XDG_CACHE_HOME/gimtune``, or ``~/.cache/gimtune``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gimtune"
 
 
 def load(name: str, root: str | None = None, seed: int = 0, download: bool = True, pair: str | None = None) -> Dataset:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and the folder of those that are kept for later studies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def cache() -> Path:
+    """Where downloads, trained classifiers and runs of object stores are: ``$XDG_CACHE_HOME/gimtune``, or
+    ``~/.cache/gimtune``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gimtune"
 
 
 @contextmanager

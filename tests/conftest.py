@@ -59,3 +59,21 @@ def mnist_root():
         if data.find("mnist", str(place)):
             return str(place)
     pytest.skip("no MNIST: neither $GIMTUNE_DATA nor ../shared/data holds its IDX files")
+
+
+@pytest.fixture(scope="session")
+def store_server():
+    """A server of S3's protocol; the environment that leads to it."""
+    moto = pytest.importorskip("moto.server", reason="no server of S3's protocol: .ci/run says how moto is installed")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    port = server.get_host_and_port()[1]
+    yield {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    server.stop()

@@ -95,7 +95,10 @@ BAD = [
     (["training.learning_rate=inf"], "training.learning_rate=inf", "finite"),
     (["training.batch_size=2"], "training.batch_size=2", "greater than or equal to 4"),
     (["resources.gpu=1.5"], "resources.gpu=1.5", "whole numbers"),
-    (["storage_path=s3://bucket/x"], "storage_path=s3://bucket/x", "folder"),
+    (["storage_path=s3://bucket/../x"], "storage_path=s3://bucket/../x", "s3://BUCKET/PREFIX"),
+    (["storage_path=gs://bucket/x"], "storage_path=gs://bucket/x", "s3://BUCKET/PREFIX"),
+    (["resume=s3://Bucket"], "resume=s3://Bucket", "s3://BUCKET/PREFIX"),
+    (["storage_path=s3://bucket/x", "ray.address=10.0.0.1:6379"], "storage_path=s3://bucket/x", "share"),
 ]  # fmt: skip
 
 

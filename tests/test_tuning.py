@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from helpers import CLOCK, member
 
 import analysis
+from gimtune import mirror
 from gimtune.store import Store
 from gimtune.tuning.packs import packs, rows_of
 from gimtune.vocabulary import METRICS, Member
@@ -196,6 +198,49 @@ def test_an_interrupted_study_says_how_to_go_on_and_does(undisturbed, drive, tmp
     again = drive(tmp_path, f"resume={run}")
     assert again.wait() == 0, again.said()
     check_same(run, only_run(undisturbed))
+
+
+@pytest.mark.slow
+def test_a_machine_that_vanished_is_replaced_by_another(undisturbed, drive, store_server, tmp_path, monkeypatch):
+    import boto3
+
+    for key, value in store_server.items():
+        monkeypatch.setenv(key, value)
+    boto3.client("s3").create_bucket(Bucket="vanished")
+    driver = drive(tmp_path, *STUDY, "storage_path=s3://vanished/studies")
+    cache = tmp_path.parent / "cache" / "gimtune" / "s3" / "vanished"
+    parent = cache / "studies" / "tradeoff"
+
+    def copied():
+        """Reports that the copy tells of."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "looked at"))
+        try:
+            with Store(mirror.fetch(f"s3://vanished/studies/tradeoff/{run.name}") / "study.db") as store:
+                return len(store.reports())
+        except ValueError:
+            return 0
+
+    deadline = time.monotonic() + 200
+    while not list(parent.glob("*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (run,) = parent.iterdir()
+    while not copied() and time.monotonic() < deadline:
+        assert driver.process.poll() is None, driver.said()
+        time.sleep(0.1)
+    driver.process.kill()
+    driver.end()
+    shutil.rmtree(cache)
+    assert 0 < copied() < 24
+    again = drive(tmp_path, f"resume=s3://vanished/studies/tradeoff/{run.name}")
+    assert again.wait() == 0, again.said()
+    check_same(run, only_run(undisturbed))
+    # the copy has it all
+    shutil.rmtree(tmp_path / "looked at")
+    assert copied() == 24
+    there = mirror.folder(f"s3://vanished/studies/tradeoff/{run.name}")
+    check_same(there, only_run(undisturbed))
+    for name in ("report.html", "trials.parquet", "figures/front.png"):
+        assert (there / name).read_bytes() == (run / name).read_bytes()
 
 
 @pytest.mark.slow

@@ -31,8 +31,10 @@ from rich.table import Table
 
 from analysis.load import load as load_run
 from gimtune import data as datasets
+from gimtune import mirror
 from gimtune.config import SEQUENTIAL, Config, ConfigError, check_machine, check_storage, cluster_address, dump
 from gimtune.data import Dataset
+from gimtune.files import cache
 from gimtune.metrics import fid
 from gimtune.resolve import members
 from gimtune.store import Store
@@ -72,6 +74,8 @@ def launch(config: Config, console: Console) -> int:
     sequential = config.search.sampler in SEQUENTIAL
     planned = _planned(run) if run else members(config)
     address = cluster_address(config)
+    if address and mirror.is_address(config.storage_path):
+        raise ConfigError(f"storage_path={config.storage_path}: on a cluster, a folder that its nodes share")
     if address is None:
         # Ray reads it when it is imported, and knows no other way to keep all of its ports on the loopback address
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -103,18 +107,32 @@ def launch(config: Config, console: Console) -> int:
                     epochs=str(config.budget.epochs),
                 )
                 _plan(config, store, made)
-        try:
-            with _only_driver(run):
-                stopped = _run_and_annotate(config, made, data, run, console)
-        except KeyboardInterrupt:
-            pass
-    if left := _to_go(config, run):
+        with _copied(config, run, console):
+            try:
+                with _only_driver(run):
+                    stopped = _run_and_annotate(config, made, data, run, console)
+            except KeyboardInterrupt:
+                pass
+            left = _to_go(config, run)
+            code = 130 if left else _finish(config, run, console)
+    if left:
         if stopped:
             console.print(f"Stopped by the machine: {stopped}", **_PLAIN)
         console.print(f"Interrupted with {left} members to go. Go on with:")
-        console.print(f"  python -m gimtune resume={_relative(run)}", **_PLAIN)
-        return 130
-    return _finish(config, run, console)
+        console.print(f"  python -m gimtune resume={_address(config, run) or _relative(run)}", **_PLAIN)
+    return code
+
+
+def _address(config: Config, run: Path) -> str | None:
+    """Where a run is copied to."""
+    return f"{config.storage_path}/{config.name}/{run.name}" if mirror.is_address(config.storage_path) else None
+
+
+def _copied(config: Config, run: Path, console: Console) -> AbstractContextManager[None]:
+    if (address := _address(config, run)) is None:
+        return nullcontext()
+    console.print(f"copied to {address} every {mirror.EVERY:.0f} s", **_PLAIN)
+    return mirror.mirrored(run, address, lambda text: console.print(f"note: {text}", **_PLAIN))
 
 
 def _to_go(config: Config, run: Path) -> int:
@@ -374,7 +392,7 @@ def _check_features(config: Config) -> None:
 
 def _prepare(config: Config, data: Dataset, run: Path) -> None:
     if config.metrics.fid_features == "classifier":
-        fid.provide(data, datasets.cache(), run / "features")
+        fid.provide(data, cache(), run / "features")
 
 
 def _gpus(config: Config) -> int:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 ORDER = (
     ("vocabulary",),
     ("seeds", "files", "adam", "store", "space"),
-    ("priors", "likelihoods", "networks", "data"),
+    ("priors", "likelihoods", "networks", "data", "mirror"),
     ("divergences", "models"),
     ("encoders", "critics"),
     ("restrictions", "metrics"),
@@ -26,7 +26,7 @@ HEIGHT = {room: height for height, rooms in enumerate(ORDER) for room in rooms}
 #: Libraries that are allowed in these rooms alone, and those that are kept out of these.
 ONLY = {"ray": {"tuning"}, "optuna": {"tuning"}, "hydra": {"config", "__main__"}, "omegaconf": {"config", "__main__"}}
 NOWHERE = {
-    "torch": {"vocabulary", "files", "models", "store", "space", "config"},
+    "torch": {"vocabulary", "files", "models", "store", "space", "mirror", "config"},
     "torchvision": {"vocabulary", "store"},
 }
 
