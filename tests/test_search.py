@@ -163,6 +163,21 @@ def test_a_small_space_ends_with_its_members(tmp_path):
     assert sorted((m.model, m.weight) for m in found) == [("vae", 0.1), ("vae", 1), ("wae_mmd", 0.1), ("wae_mmd", 1)]
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", pytest.param("gp", marks=pytest.mark.slow)])
+def test_a_space_of_stopped_members_ends_with_its_members(tmp_path, sampler):
+    weights = ", ".join(str(10 ** (i / 10)) for i in range(-10, 5))
+    space = config(
+        f"search={sampler}", "space.prior=normal", "space.latent_dim=4", f"space.weight={{grid: [{weights}]}}"
+    )
+    proposals = Proposals(space, tmp_path, NOTHING)
+    found = []
+    while one := proposals.ask(lambda _: 1):
+        found += one
+        # the sampler knows enough to be sure of itself, and learns no more
+        proposals.tell(one[0].trial, Status.DONE if len(found) <= 12 else Status.STOPPED, row(one[0]))
+    assert len({m.trial for m in found}) == len(found) == 30
+
+
 def test_a_study_starts_from_an_earlier_one(tmp_path):
     earlier = load([*SPACE, "search=random"])
     planned = members(earlier)

@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, PartialFixedSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
@@ -38,7 +38,7 @@ SAMPLERS: Mapping[str, Callable[[int, int], BaseSampler]] = {
 }
 #: Questions for one new member, before the space is taken for exhausted.
 _TRIES = 100
-#: The same for a pack's further members: a smaller pack is no loss.
+#: The same for a pack's further members, since a smaller pack is no loss; and for the sampler itself.
 _FEW = 5
 #: What members of one pack may differ in.
 _FREE = ("space.weight", "space.seed")
@@ -103,9 +103,11 @@ class Proposals:
         self._tell(asked, trial, status, row)
 
     def _ask(self, fixed: dict[str, Any]) -> tuple[Member, dict[str, Any]] | None:
-        for _ in range(_FEW if fixed else _TRIES):
+        for repeated in range(_FEW if fixed else _TRIES):
             seed = number("search", self.config.seed, self._asked)
-            sampler = SAMPLERS[self.config.search.sampler](seed, self.config.search.trials or 0)
+            # a sampler learns nothing from what was stopped or failed, and may suggest it for ever
+            own = SAMPLERS[self.config.search.sampler]
+            sampler = own(seed, self.config.search.trials or 0) if repeated < _FEW else RandomSampler(seed=seed)
             self.study.sampler = PartialFixedSampler(fixed, sampler) if fixed else sampler
             self._asked += 1
             trial = self.study.ask()
