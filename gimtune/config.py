@@ -229,8 +229,10 @@ def load(arguments: Sequence[str]) -> Config:
     if mirror.is_address(run):
         try:
             run = str(mirror.fetch(run))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"resume={str(error).splitlines()[0]}") from None
+        except ValueError as error:
+            raise ConfigError(f"resume={error}") from None
+        except OSError as error:
+            raise ConfigError(f"resume={run}: {str(error).splitlines()[0]}") from None
     stated = reopened(Path(run))
     given = {a.split("=")[0].removeprefix("ray.") for a in arguments if a.startswith("ray.")}
     ray = stated.ray.model_copy(update={key: getattr(config.ray, key) for key in given})
