@@ -65,7 +65,7 @@ def fetch(address: str) -> Path:
     """The folder of a run that is at an address: this machine's where that has the last report, else a fresh copy.
 
     Raises:
-        ValueError: there is no run.
+        ValueError: there is no run, or a name in it leads out of its folder.
         OSError: it cannot be read.
     """
     run = folder(address)
@@ -78,6 +78,8 @@ def fetch(address: str) -> Path:
         fresh = Path(made) / run.name
         for name in ("study.db", *sorted(there.keys() - {"study.db"})):
             target = fresh / name
+            if ".." in target.parts:
+                raise ValueError(f"{address}: {name} leads out of the run folder")
             target.parent.mkdir(parents=True, exist_ok=True)
             with files.open_input_stream(f"{path}/{name}") as source:
                 target.write_bytes(source.read())

@@ -169,6 +169,18 @@ def test_a_store_that_is_away_is_told_and_waited_for(bucket, run, monkeypatch):
     assert "study.db" in bucket()
 
 
+def test_names_in_a_bucket_do_not_lead_out_of_the_folder(bucket, run, elsewhere, tmp_path):
+    import boto3
+
+    mirror.Mirror(run, ADDRESS).copy()
+    key = ADDRESS.removeprefix("s3://bucket/") + "/../../../../../../escaped"
+    boto3.client("s3").put_object(Bucket="bucket", Key=key, Body=b"out")
+    elsewhere()
+    with pytest.raises(ValueError, match="leads out"):
+        mirror.fetch(ADDRESS)
+    assert not list(tmp_path.rglob("escaped"))
+
+
 def test_wrong_addresses_are_refused(bucket):
     for wrong in ("s3://bucket/../x", "gs://bucket/x", "s3://", "s3://Bucket", "s3://bucket//x", "s3://bucket/.x"):
         with pytest.raises(ValueError, match="s3://BUCKET/PREFIX"):
