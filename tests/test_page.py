@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,9 +70,11 @@ def opened(browser: Any, path: Path, width: int = 1280) -> Iterator[Any]:
 def place(page: Any, trial: str) -> tuple[float, float]:
     """Where a trial stands in the chart, on the screen."""
     return page.evaluate(
-        """trial => {
+        """async trial => {
             const chart = document.getElementById("front");
             chart.scrollIntoView();
+            // the page hears of it a frame later, and hides what the mouse had brought up
+            for (let i = 0; i < 2; i++) await new Promise(requestAnimationFrame);
             const id = Object.keys(data.points).find((i) => data.points[i].trial === trial);
             const [curve, i] = places.get(id), trace = chart._fullData[curve], box = chart.getBoundingClientRect();
             const {xaxis, yaxis} = chart._fullLayout;
@@ -79,6 +82,18 @@ def place(page: Any, trial: str) -> tuple[float, float]:
         }""",
         trial,
     )
+
+
+def hover(page: Any, trial: str) -> tuple[float, float]:
+    """Moves to a trial, as a hand does, until it is described."""
+    x, y = place(page, trial)
+    deadline = time.monotonic() + 120
+    while page.locator("#hover").is_hidden():
+        assert time.monotonic() < deadline
+        page.mouse.move(x + 2, y)
+        page.mouse.move(x, y)
+        page.wait_for_timeout(200)
+    return x, y
 
 
 def picture(path: Path, brightness: int) -> None:
@@ -129,8 +144,7 @@ def test_hover_shows_the_configuration_metrics_and_samples(browser: Any, trained
     row = trained.trials.iloc[2]
     with opened(browser, write_report([trained])) as page:
         assert not page.is_visible("#hover")
-        page.mouse.move(*place(page, row["trial"]))
-        page.wait_for_selector("#hover:not([hidden])")
+        hover(page, row["trial"])
         text = page.inner_text("#hover")
         for part in (row["trial"], f"weight {row['weight']:g}", "fid\t30\t55", "probe_accuracy\t0.58\t0.88", "epochs"):
             assert part in text
@@ -142,7 +156,7 @@ def test_hover_shows_the_configuration_metrics_and_samples(browser: Any, trained
 def test_click_pins_compares_and_unpins(browser: Any, trained: Study) -> None:
     first, second = trained.trials["trial"][:2]
     with opened(browser, write_report([trained])) as page:
-        page.mouse.click(*place(page, first))
+        page.mouse.click(*hover(page, first))
         page.wait_for_selector("#pinned:not([hidden])")
         page.locator("button.pin", has_text=second).click()
         cells = page.locator("#pinned tr").first.locator("td")
@@ -153,7 +167,7 @@ def test_click_pins_compares_and_unpins(browser: Any, trained: Study) -> None:
         lines = page.locator("#pinned code").all_inner_texts()
         assert [trial_of(line) for line in lines] == [first, second]
         assert page.locator("button.pin[aria-pressed=true]").count() == 2
-        page.mouse.click(*place(page, first))
+        page.mouse.click(*hover(page, first))
         assert page.locator("#pinned tr").first.locator("td").count() == 1
         page.locator("button.unpin").click()
         assert not page.is_visible("#pinned")
@@ -307,8 +321,7 @@ def test_scripts_in_names_are_text(browser: Any, tmp_path: Path) -> None:
     (run / "environment.json").write_text(json.dumps({evil: evil, "packages": {evil: evil}}))
     (run / "config.yaml").write_text(json.dumps({"space": {evil: evil}}))
     with opened(browser, write_report([run])) as page:
-        page.mouse.move(*place(page, rows[0]["trial"]))
-        page.wait_for_selector("#hover:not([hidden])")
+        hover(page, rows[0]["trial"])
         for button in page.locator("button.pin").all():
             button.click()
         assert page.locator("#pinned tr").first.locator("td").count() == 3
