@@ -5,7 +5,7 @@ best = front(study.trials)
 analysis.plots.static_front(best).savefig("front.pdf")
 """
 
-from analysis.load import Study, load
-from analysis.pareto import Front, directions, front, fronts_by
+from gimtune.results.load import Study, load
+from gimtune.results.pareto import Front, directions, front, fronts_by
 
 __all__ = ["Front", "Study", "directions", "front", "fronts_by", "load"]

@@ -15,11 +15,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from analysis.load import Study, load
-from analysis.report import export, print_comparison, print_front, write_report
-from analysis.status import standing
-from analysis.text import plain
-from analysis.watch import render, watch
+from gimtune.analysis.export.report import export, print_comparison, print_front, write_report
+from gimtune.analysis.status import standing
+from gimtune.analysis.text import plain
+from gimtune.analysis.watch import render, watch
+from gimtune.results.load import Study, load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

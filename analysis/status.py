@@ -1,153 +1,17 @@
-"""How a study stands: how far, what runs, what failed, what is on the front so far, when it will end.
-
-`Tally` counts row by row at a cost that does not grow with the study: the driver's live table keeps one, and `standing`
-fills one from the store, so that both say the same. Imports no plotting library: the driver imports this.
-"""
+"""How a study stands: how far, what runs, what failed, what is on the front so far, when it will end."""
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
-from analysis.load import Study, load
-from analysis.pareto import Front, front
-from gimtune.vocabulary import ENDED, Direction, Status
-
-
-class Tally:
-    """Members by status and epochs trained, kept up member by member.
-
-    Args:
-        total: members of the whole study, planned or not yet suggested.
-        epochs: of a member that runs to its end.
-        members: trial, status and epoch of those that are planned.
-    """
-
-    def __init__(self, total: int, epochs: int, members: Iterable[tuple[str, Status, int]] = ()) -> None:
-        self.total, self.epochs = total, epochs
-        self._members: dict[str, tuple[Status, int]] = {}
-        self._counts = dict.fromkeys(Status, 0)
-        self._trained = dict.fromkeys(Status, 0)
-        for trial, status, epoch in members:
-            self.take(trial, status, epoch)
-
-    def take(self, trial: str, status: Status, epoch: int = 0) -> bool:
-        """A member stands so now; returns whether that ended it. One that has ended stays as it was."""
-        before, done = self._members.get(trial, (None, 0))
-        if before in ENDED:
-            return False
-        if before is not None:
-            self._counts[before] -= 1
-            self._trained[before] -= done
-        epoch = max(epoch, done)
-        self._members[trial] = status, epoch
-        self._counts[status] += 1
-        self._trained[status] += epoch
-        return status in ENDED
-
-    def status(self, trial: str) -> Status:
-        """Where a member stands.
-
-        Raises:
-            KeyError: it is not among the planned.
-        """
-        return self._members[trial][0]
-
-    @property
-    def counts(self) -> dict[Status, int]:
-        """Members by status; those not yet suggested are planned."""
-        later = max(0, self.total - len(self._members))
-        return {**self._counts, Status.PLANNED: self._counts[Status.PLANNED] + later}
-
-    @property
-    def ended(self) -> int:
-        """Members that have ended."""
-        return sum(self._counts[status] for status in ENDED)
-
-    @property
-    def trained(self) -> int:
-        """Epochs, of all members."""
-        return sum(self._trained.values())
-
-    @property
-    def left(self) -> float:
-        """Epochs to go. A member not begun counts as long as those that ended did: a scheduler stops many early."""
-        counts, whole = self.counts, (Status.DONE, Status.STOPPED)
-        good = sum(counts[status] for status in whole)
-        mean = sum(self._trained[status] for status in whole) / good if good else self.epochs
-        planned = counts[Status.PLANNED] * mean - self._trained[Status.PLANNED]
-        running = counts[Status.RUNNING] * self.epochs - self._trained[Status.RUNNING]
-        return max(0.0, planned) + max(0.0, running)
-
-    def seconds_left(self, before: int, elapsed: float) -> float | None:
-        """Seconds to the end at the rate so far, or ``None`` while there is none.
-
-        Args:
-            before: epochs that were trained when the driver started.
-            elapsed: seconds since then.
-        """
-        gained = self.trained - before
-        return elapsed * self.left / gained if gained > 0 else None
-
-
-def essential(best: Front) -> pd.DataFrame:
-    """The few points that stand for all: the front's, and the worst of each objective, which set the reference.
-
-    ``front`` of these and further points has the rows, reference and hypervolume of ``front`` of all of them.
-    """
-    kept = best.points["on_front"].to_numpy(dtype=bool).copy()
-    for key, direction in best.objectives.items():
-        if len(best.points):
-            values = best.points[key].to_numpy(dtype=float)
-            kept[values.argmin() if direction is Direction.MAX else values.argmax()] = True
-    return best.points[kept].drop(columns=["on_front", "collapsed"])
-
-
-def summary(tally: Tally, best: Front | None, left: float | None) -> dict[str, str]:
-    """A study in one line, by title.
-
-    Args:
-        left: seconds to the end.
-    """
-    counts = tally.counts
-    shown = {
-        "done": f"{counts[Status.DONE] + counts[Status.STOPPED]} of {tally.total}",
-        "running": str(counts[Status.RUNNING]),
-        "failed": str(counts[Status.FAILED] + counts[Status.DIVERGED]),
-        "time left": "?" if left is None else span(left),
-    }
-    if best is not None and len(best.rows):
-        shown |= {"front": str(len(best.rows)), "hypervolume": f"{best.hypervolume:.4g}"}
-        shown |= {f"best {key}": f"{value:.4g}" for key, value in bests(best).items()}
-    return shown
-
-
-def bests(best: Front) -> dict[str, float]:
-    """The best value of each objective; none without a point."""
-    if best.rows.empty:
-        return {}
-    ways = best.objectives.items()
-    return {k: float(best.rows[k].min() if way is Direction.MIN else best.rows[k].max()) for k, way in ways}
-
-
-def span(seconds: float) -> str:
-    """A duration for people.
-
-    >>> span(7), span(75), span(3 * 3600 + 59), span(200_000)
-    ('7 s', '1:15 min', '3 h 00 min', '2 d 7 h')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if not hours and not minutes:
-        return f"{rest} s"
-    if hours >= 24:
-        return f"{hours // 24} d {hours % 24} h"
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes}:{rest:02d} min"
+from gimtune.results.folder import driver_at_work
+from gimtune.results.load import Study, load
+from gimtune.results.pareto import Front, front
+from gimtune.results.tally import Tally
+from gimtune.vocabulary import Status
 
 
 class Standing(NamedTuple):
@@ -209,16 +73,3 @@ def standing(
     except ValueError as error:
         refused = str(error)
     return Standing(study, tally, driver, best, refused, left, now)
-
-
-def driver_at_work(run: Path) -> bool:
-    """Whether a driver holds the run folder's lock: the kernel lets go of it when the driver dies."""
-    try:
-        with (run / ".lock").open() as handle:
-            # shared, and given back at once: a driver that starts meanwhile tries more than once
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from gimtune.store import Value
+from gimtune.results.store import Value
 
 _LONGEST = 2000
 

@@ -14,10 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from analysis.load import load
-from analysis.report import bare_table, export, front_table
-from analysis.status import Standing, span, standing
-from analysis.text import number, plain
+from gimtune.analysis.export.report import bare_table, export, front_table
+from gimtune.analysis.status import Standing, standing
+from gimtune.analysis.text import number, plain
+from gimtune.results.load import load
+from gimtune.results.tally import span
 from gimtune.vocabulary import Status
 
 _ROWS = 12

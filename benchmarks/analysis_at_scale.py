@@ -26,11 +26,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from analysis import front, fronts_by, load
-from analysis.claims import claims
-from analysis.report import write_report
-from gimtune.models import MODELS
-from gimtune.store import Store
+from gimtune.algebra.models import MODELS
+from gimtune.analysis import front, fronts_by, load
+from gimtune.analysis.export.report import write_report
+from gimtune.analysis.statistics.claims import claims
+from gimtune.results.store import Store
 from gimtune.vocabulary import METRICS, Member
 
 SEEDS, REPORTS = 4, 3

@@ -30,11 +30,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from gimtune import config, networks
+from gimtune import networks
+from gimtune.algebra.objective import Objective, Parameters, batches
 from gimtune.data import Dataset, load
-from gimtune.evaluation import Evaluation
-from gimtune.objective import Objective, Parameters, batches
-from gimtune.resolve import members
+from gimtune.metrics import Evaluation
+from gimtune.study import composition
+from gimtune.study.resolve import members
 from gimtune.training import Pack, precision
 from gimtune.vocabulary import Member
 
@@ -47,7 +48,7 @@ def vae(seed: int) -> Member:
     """The member under test."""
     settings = {"batch_size": BATCH, "learning_rate": RATE}
     return members(
-        config.load(
+        composition.load(
             ["study=tradeoff", "data=mnist", "models=[vae]", "prior=normal", "network=mlp", f"network.hidden={HIDDEN}"]
             + ["likelihood=bernoulli", "space.weight=1", f"space.latent_dim={LATENT}", f"space.seed={seed}"]
             + [f"training.{key}={value}" for key, value in settings.items()]
@@ -150,12 +151,12 @@ def pythae_trainer(
 def score(pack: Pack, parameters: Parameters) -> tuple[float, float]:
     """-likelihood_x and KL on the test images, nats, in float32, with the same noise for everyone."""
     objective = Objective(pack.members[0], pack.evaluation.data.image, torch.float32)
-    count = len(pack.evaluation.images["test"])
+    count = len(pack.evaluation.data.images["test"])
     constants = objective.constants(pack.members[0], CPU)
     noise = objective.noise(("benchmark",), count, 1, CPU)["posterior"]
     total = torch.zeros(2, dtype=torch.float64)
     for part in batches(count, 1000):
-        x = pack.evaluation.scaled("test", part)
+        x = pack.evaluation.data.scaled("test", part)
         terms = objective.terms(parameters, constants, x, {"posterior": noise[part]})
         total += len(x) / count * torch.stack([-terms.likelihood, terms.divergences[0]])
     return total[0].item(), total[1].item()
@@ -199,7 +200,7 @@ def main() -> None:
     found: dict[str, Parameters] = {}
     for other in dict.fromkeys((dtype, torch.float32)):
         name = "plain " + str(other).removeprefix("torch.")
-        rivals[name], found[name] = plain(pack.evaluation.images["train"], data.scale, data.image, other)
+        rivals[name], found[name] = plain(pack.evaluation.data.images["train"], data.scale, data.image, other)
     times: dict[str, list[float]] = {name: [] for name in (*rivals, "pythae float32")}
 
     def turns() -> None:

@@ -32,14 +32,13 @@ import psutil
 from rich.console import Console
 
 from gimtune import tuning  # noqa: F401 - sets Ray's switches before Ray reads them
+from gimtune.metrics import features
 
 # isort: split
-import analysis
-from gimtune import data
-from gimtune.config import load
+from gimtune import analysis, data
 from gimtune.files import cache
-from gimtune.metrics import fid
-from gimtune.tuning import recorder, study, trainable
+from gimtune.study.composition import load
+from gimtune.tuning import launch, recorder, trainable
 from gimtune.vocabulary import METRICS, Status
 
 COLUMNS = {
@@ -90,17 +89,17 @@ def measure(members: int, folder: Path) -> dict[str, float]:
     recorder.Recorder, trainable.GimTrial = Timed, Idle  # type: ignore[misc]
     stated = ["study=search", "models=[wae_mmd]", "resources.members=1", "ray.dashboard=false"]
     config = load([*stated, f"search.trials={members}", f"storage_path={folder}"])
-    fid.provide(data.load("digits"), cache(), folder / "features")
+    features.provide(data.load("digits"), cache(), folder / "features")
     marks: dict[str, float] = {}
-    connect = study._run_and_annotate
+    connect = launch._run_and_annotate
 
     def started(*given: Any) -> Any:
         marks["planned"] = time.perf_counter()
         return connect(*given)
 
-    study._run_and_annotate = started
+    launch._run_and_annotate = started
     begun = time.perf_counter()
-    code = study.launch(config, Console(file=io.StringIO(), force_terminal=True, width=120))
+    code = launch.launch(config, Console(file=io.StringIO(), force_terminal=True, width=120))
     over = time.perf_counter()
     (run,) = (folder / config.name).iterdir()
     wall, cpu = np.array(times).T

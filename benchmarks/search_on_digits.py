@@ -23,8 +23,9 @@ import numpy as np
 
 import analysis
 from benchmarks.searches import SAMPLERS, Problem, compare, save
-from gimtune.config import ConfigError, reopened
-from gimtune.resolve import members
+from gimtune.study.composition import reopened
+from gimtune.study.messages import ConfigError
+from gimtune.study.resolve import members
 from gimtune.vocabulary import Member, Status
 
 

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.searches import SAMPLERS, Problem, compare, save
-from gimtune.config import load
-from gimtune.encoders import make_encoder
-from gimtune.models import MODELS
-from gimtune.priors import make_prior
-from gimtune.restrictions import RESTRICTIONS
+from gimtune.algebra.encoders import make_encoder
+from gimtune.algebra.models import MODELS
+from gimtune.algebra.priors import make_prior
+from gimtune.algebra.restrictions import RESTRICTIONS
+from gimtune.study.composition import load
 from gimtune.vocabulary import Member, Model, Weighted
 
 EPOCHS, VARIABLES = 27, 10

@@ -25,8 +25,8 @@ from joblib import Parallel, delayed
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from gimtune.config import SEQUENTIAL, Config
-from gimtune.resolve import members
+from gimtune.study.resolve import members
+from gimtune.study.schema import SEQUENTIAL, Config
 from gimtune.tuning.mo_asha import Rungs, make_rungs
 from gimtune.tuning.search import Proposals
 from gimtune.vocabulary import Member, Status

@@ -37,14 +37,14 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from gimtune import tuning  # noqa: F401 - sets Ray's switches before Ray reads them
+from gimtune.metrics import features
+from gimtune.study import composition
 
 # isort: split
 from ray import tune
 
-from gimtune import config
 from gimtune.data import Dataset, cache, load
-from gimtune.metrics import fid
-from gimtune.resolve import members
+from gimtune.study.resolve import members
 from gimtune.training import precision
 from gimtune.tuning.cluster import connected
 from gimtune.tuning.packs import rows_of
@@ -217,7 +217,7 @@ def by_hand(config: dict[str, Any], data: Dataset) -> None:
     loader = DataLoader(pictures, batch_size=BATCH, shuffle=True, num_workers=0)
     model = Vae(math.prod(data.image))
     optimiser = torch.optim.Adam(model.parameters(), lr=RATE)
-    lenet = fid.classifier(data, Path(config["features"]), torch.device("cpu"))
+    lenet = features.classifier(data, Path(config["features"]), torch.device("cpu"))
     measure = Measurement(model, images, dict(data.labels), lenet)
     for epoch in range(1, config["epochs"] + 1):
         started = time.perf_counter()
@@ -291,7 +291,7 @@ def main() -> None:
         "metrics.fid_samples": CODES,
         "ray.dashboard": "false",
     }
-    settings = config.load([f"{key}={value}" for key, value in overrides.items()])
+    settings = composition.load([f"{key}={value}" for key, value in overrides.items()])
     (member,) = members(settings)
     data = load("mnist", arguments.data_root)
     if arguments.images:
@@ -305,13 +305,13 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {"gimtune": [], **{f"hand {loader}": [] for loader in arguments.loaders}}
     with tempfile.TemporaryDirectory() as folder:
         features = Path(folder) / "features"
-        fid.provide(data, cache(), features)
+        features.provide(data, cache(), features)
         with connected(settings, sum(array.nbytes for array in data.images.values())):
             for turn in range(arguments.repeats):
                 for name, results in found.items():
                     run = Path(folder) / f"{name.replace(' ', '-')}-{turn}"
                     if name == "gimtune":
-                        fid.provide(data, features, run / "features")
+                        features.provide(data, features, run / "features")
                         pack = {"members": [member.to_json()], "trials": [member.trial], "name": member.trial}
                         space: dict[str, Any] = {"pack": {**pack, "folder": str(run), "cpu": 1.0, "gpu": 0.0}}
                         trainable = tune.with_parameters(Timed, data=data)

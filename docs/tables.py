@@ -14,11 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # the declarations that stand beside this page, not those of an installed copy
 sys.path.insert(0, str(ROOT))
 
-from gimtune.critics import KINDS
-from gimtune.encoders import ENCODERS
-from gimtune.models import MODELS
-from gimtune.priors import PRIORS, make_prior
-from gimtune.restrictions import RESTRICTIONS
+from gimtune.algebra.critics import KINDS
+from gimtune.algebra.encoders import ENCODERS
+from gimtune.algebra.models import MODELS
+from gimtune.algebra.priors import PRIORS, make_prior
+from gimtune.algebra.restrictions import RESTRICTIONS
 from gimtune.vocabulary import Model
 
 FILES = (ROOT / "README.md", ROOT / "docs" / "models.md", ROOT / "docs" / "monitoring.md")

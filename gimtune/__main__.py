@@ -1,18 +1,24 @@
-"""``python -m gimtune``: composes a study, checks it, runs it."""
+"""``python -m gimtune``, or ``gimtune``: composes a study, checks it, runs it; ``gimtune analysis RUN`` beside it."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
-from gimtune.config import ConfigError, help_text, load
+from gimtune.study.composition import help_text, load
+from gimtune.study.messages import ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (design: 0 done, 1 with failures, 2 bad input, 130 interrupted)."""
+    """Run the command line; returns the exit code (0 done, 1 with failures, 2 bad input, 130 interrupted)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["analysis"]:
+        from gimtune.analysis.__main__ import main as analyse
+
+        return analyse(given[1:])
     if {"-h", "--help"} & set(given):
         print(help_text())
         return 0
@@ -21,9 +27,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.width = 120
     try:
         config = load(given)
-        from gimtune.tuning.study import launch
+        from gimtune.tuning.launch import launch
+        from gimtune.tuning.plan import preflight, show
 
-        return launch(config, console)
+        plan = preflight(config)
+        if config.dry_run:
+            show(plan, console)
+            return 0
+
+        def finish(run: Path) -> int:
+            # the plotting libraries are slow to import, and needed at the end only
+            from gimtune.analysis.export.report import conclude
+
+            return conclude(run, config.objectives, console)
+
+        return launch(plan, console, finish)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2

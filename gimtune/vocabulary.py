@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -65,7 +66,7 @@ class Weighted:
 
     Attributes:
         match: the two distributions.
-        divergence: name of a divergence in `gimtune.restrictions.RESTRICTIONS` under this match.
+        divergence: name of a divergence in `gimtune.algebra.restrictions.RESTRICTIONS` under this match.
         weight: the term's weight on our scale (nats, summed over pixels), from the model's own parameters,
             ``latent_dim`` and ``pixels``. It is multiplied by the member's ``weight``.
     """
@@ -90,7 +91,7 @@ class Model:
         source: authors and year.
         side: distribution that the likelihood is averaged over.
         likelihood: of p(x|z), or ``None`` to take the study's; a study's own does not replace that of a critic.
-        encoder: kind of q(z|x), a name in `gimtune.encoders.ENCODERS`.
+        encoder: kind of q(z|x), a name in `gimtune.algebra.encoders.ENCODERS`.
         prior: the one that the model is about, in place of the study's.
         parameters: the paper's own weights and their defaults, e.g. ``alpha`` of InfoVAE; the weights of the
             restrictions are functions of them.
@@ -148,6 +149,8 @@ class Member:
         data: name, and seed of the split.
         metrics: settings of the measurements.
         shuffle_seed: of the order of minibatches, shared by the study's members.
+        plugins: modules that its parts come from beside ours, with their content hashes.
+        assignment: the values of the study's space that it was resolved from; it is no part of its identity.
     """
 
     model: str
@@ -170,6 +173,8 @@ class Member:
     sigma_min: float
     shuffle_seed: int
     metrics: Mapping[str, Any]
+    plugins: Mapping[str, str] = field(default_factory=dict)
+    assignment: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def trial(self) -> str:
@@ -177,8 +182,12 @@ class Member:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:10]
 
     def to_json(self) -> str:
-        """Canonical JSON."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Canonical JSON; without plug-ins it says nothing of them."""
+        values = asdict(self)
+        del values["assignment"]
+        if not self.plugins:
+            del values["plugins"]
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -189,49 +198,85 @@ class Member:
 
 @dataclass(frozen=True)
 class Metric:
-    """One column of a trial's row: which way is better, in which unit, and whose definition it is."""
+    """One column of a trial's row: which way is better, in which unit, and whose definition it is.
+
+    Attributes:
+        error: it comes with a standard error, in a column of its name and ``_se``.
+    """
 
     key: str
     direction: Direction
     unit: str
     meaning: str
     source: str = ""
+    error: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "direction", Direction(self.direction))
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.key) or self.key.startswith("test_"):
+            raise ValueError(f"metric {self.key}: small letters, digits and _, and no test_ before them")
+        if not self.unit or not self.meaning:
+            raise ValueError(f"metric {self.key}: it says its unit and its meaning")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Its columns on the validation split."""
+        return (self.key, f"{self.key}_se") if self.error else (self.key,)
 
 
 _MIN, _MAX, _NONE = Direction.MIN, Direction.MAX, Direction.NONE
 
-METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        metric.key: metric
-        for metric in (
-            Metric("likelihood", _MAX, "nats", "the side's: likelihood_x (q), likelihood_z (p) or their sum (both)"),
-            Metric("likelihood_x", _MAX, "nats", "E_q(x,z)[log p(x|z)], one code per image", "Astorga 2022, eq. 1"),
-            Metric("likelihood_z", _MAX, "nats", "E_p(x,z)[log q(z|x)], x the decoder's mean", "Astorga 2022, side p"),
-            Metric("restriction", _NONE, "nats", "sum of weight x divergence, as it stands in the loss"),
-            Metric("loss", _MIN, "nats", "-likelihood + restriction"),
-            Metric("mi", _MAX, "nats", "mutual information of the model's side, Gaussian q(z)", "Astorga 2022"),
-            Metric("mi_q", _MAX, "nats", "h(z) - h(z|x) with q(z) taken for one Gaussian", "Astorga 2022"),
-            Metric("mi_p", _MAX, "nats", "lower bound h_p(z) + likelihood_z <= I_p", "Alemi & Fischer 2018 (GILBO)"),
-            Metric("mi_noised", _MAX, "nats", "mi_q with N(0, 0.1^2) added to every code"),
-            Metric(
-                "mi_lower",
-                _MAX,
-                "nats",
-                "lower bound of I_q, at most ln N",
-                "Hoffman & Johnson 2016; van den Oord 2018",
-            ),
-            Metric("mi_gap", _NONE, "nats", "mi + loss, the estimate of dI", "Astorga 2022, eq. 2"),
-            Metric("sigma_mean", _NONE, "code units", "mean posterior standard deviation"),
-            Metric("active_units", _MAX, "dimensions", "latent dimensions with Var_x[mu] > 0.01", "Burda et al. 2016"),
-            Metric("fid", _MIN, "features^2", "Frechet distance, codes from the prior", "Heusel et al. 2017"),
-            Metric("fid_expost", _MIN, "features^2", "the same, codes from a fitted mixture", "Ghosh et al. 2020"),
-            Metric("recon_fid", _MIN, "features^2", "the same for reconstructions of the split", "Heusel et al. 2017"),
-            Metric("fid_floor", _NONE, "features^2", "the same for as many training images"),
-            Metric("probe_accuracy", _MAX, "fraction", "logistic regression on posterior means", "Alain & Bengio 2016"),
-            Metric("probe_knn", _MAX, "fraction", "5 nearest neighbours on posterior means"),
-        )
-    }
-)
+_metrics: dict[str, Metric] = {
+    metric.key: metric
+    for metric in (
+        Metric("likelihood", _MAX, "nats", "the side's: likelihood_x (q), likelihood_z (p) or their sum (both)"),
+        Metric("likelihood_x", _MAX, "nats", "E_q(x,z)[log p(x|z)], one code per image", "Astorga 2022, eq. 1"),
+        Metric("likelihood_z", _MAX, "nats", "E_p(x,z)[log q(z|x)], x the decoder's mean", "Astorga 2022, side p"),
+        Metric("restriction", _NONE, "nats", "sum of weight x divergence, as it stands in the loss"),
+        Metric("loss", _MIN, "nats", "-likelihood + restriction"),
+        Metric("mi", _MAX, "nats", "mutual information of the model's side, Gaussian q(z)", "Astorga 2022"),
+        Metric("mi_q", _MAX, "nats", "h(z) - h(z|x) with q(z) taken for one Gaussian", "Astorga 2022"),
+        Metric("mi_p", _MAX, "nats", "lower bound h_p(z) + likelihood_z <= I_p", "Alemi & Fischer 2018 (GILBO)"),
+        Metric("mi_noised", _MAX, "nats", "mi_q with N(0, 0.1^2) added to every code"),
+        Metric(
+            "mi_lower",
+            _MAX,
+            "nats",
+            "lower bound of I_q, at most ln N",
+            "Hoffman & Johnson 2016; van den Oord 2018",
+        ),
+        Metric("mi_gap", _NONE, "nats", "mi + loss, the estimate of dI", "Astorga 2022, eq. 2"),
+        Metric("sigma_mean", _NONE, "code units", "mean posterior standard deviation"),
+        Metric("active_units", _MAX, "dimensions", "latent dimensions with Var_x[mu] > 0.01", "Burda et al. 2016"),
+        Metric("fid", _MIN, "features^2", "Frechet distance, codes from the prior", "Heusel et al. 2017"),
+        Metric("fid_expost", _MIN, "features^2", "the same, codes from a fitted mixture", "Ghosh et al. 2020"),
+        Metric("recon_fid", _MIN, "features^2", "the same for reconstructions of the split", "Heusel et al. 2017"),
+        Metric("fid_floor", _NONE, "features^2", "the same for as many training images"),
+        Metric("probe_accuracy", _MAX, "fraction", "logistic regression on posterior means", "Alain & Bengio 2016"),
+        Metric("probe_knn", _MAX, "fraction", "5 nearest neighbours on posterior means"),
+    )
+}
+#: Every metric that is known: those that we measure, and those of plug-ins and of runs that were read.
+METRICS: Mapping[str, Metric] = MappingProxyType(_metrics)
+
+
+def declare(metrics: Iterable[Metric]) -> None:
+    """Make metrics known, from a plug-in or from a run that was measured with one.
+
+    Raises:
+        ValueError: there is a metric of that name with another direction or unit, or another column.
+    """
+    for metric in metrics:
+        known = _metrics.get(metric.key, metric)
+        if (known.direction, known.unit, known.error) != (metric.direction, metric.unit, metric.error):
+            raise ValueError(
+                f"metric {metric.key} ({metric.direction}, {metric.unit}): another of that name is known, "
+                f"{known.meaning!r} ({known.direction}, {known.unit})"
+            )
+        if taken := {*metric.columns} & {*IDENTITY, *PROGRESS, *PROTOCOL}:
+            raise ValueError(f"metric {metric.key}: {sorted(taken)[0]} is another column of a row")
+        _metrics[metric.key] = metric
+
 
 #: Columns that say what was run; set once, when the member is planned.
 IDENTITY = (
@@ -250,6 +295,7 @@ IDENTITY = (
     "network",
     "pack",
     "config",
+    "assignment",
 )
 #: Columns that say how far it came; ``reported`` is when, in seconds since 1970.
 PROGRESS = ("status", "error", "checkpoint", "epoch", "seconds", "reported", "examples_per_second", "diverged")

@@ -39,8 +39,8 @@ from helpers import CLOCK
 from ray.util import get_node_ip_address
 
 import analysis
-from gimtune.config import reopened
-from gimtune.store import Store
+from gimtune.results.store import Store
+from gimtune.study.composition import reopened
 from gimtune.tuning.scheduler import make_rungs
 from gimtune.vocabulary import ENDED
 

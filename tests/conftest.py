@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from gimtune import data, tuning  # noqa: F401 - tuning sets the other switches of Ray
-from gimtune.evaluation import Evaluation
-from gimtune.metrics import fid
+from gimtune.metrics import Evaluation, features
 
 torch.set_num_threads(1)
 # the same examples in every run, and no limit on an example's time on a busy machine
@@ -37,7 +36,7 @@ def classifier_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def evaluation(digits, classifier_folder):
     """Measurements on digits, on the CPU."""
-    return Evaluation(digits, fid.classifier(digits, classifier_folder, CPU), CPU)
+    return Evaluation(digits, features.classifier(digits, classifier_folder, CPU), CPU)
 
 
 @pytest.fixture(scope="session")

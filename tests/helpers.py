@@ -3,10 +3,10 @@
 import json
 import math
 
-from gimtune.encoders import make_encoder
-from gimtune.models import MODELS
-from gimtune.priors import PRIORS, make_prior
-from gimtune.restrictions import RESTRICTIONS, refuses
+from gimtune.algebra.encoders import make_encoder
+from gimtune.algebra.models import MODELS
+from gimtune.algebra.priors import PRIORS, make_prior
+from gimtune.algebra.restrictions import RESTRICTIONS, refuses
 from gimtune.vocabulary import Member
 
 #: Small enough for seconds of training on one core.

@@ -22,12 +22,14 @@ from hypothesis import strategies as st
 from matplotlib.text import Text
 from rich.console import Console
 
-from analysis import Study, directions, front, fronts_by, load, pareto, report
-from analysis.__main__ import main
-from analysis.figures import FIGURES
-from analysis.plots import STYLES, interactive_front, static_front, style
-from analysis.report import export, print_front
-from gimtune.store import Store, Value
+from gimtune.analysis import Study, directions, front, fronts_by, load
+from gimtune.analysis.__main__ import main
+from gimtune.analysis.export import report
+from gimtune.analysis.export.report import export, print_front
+from gimtune.analysis.figures.gallery import FIGURES
+from gimtune.analysis.figures.plots import STYLES, interactive_front, static_front, style
+from gimtune.results import pareto
+from gimtune.results.store import Store, Value
 from gimtune.vocabulary import Status
 
 GOOD: dict[str, Value] = {

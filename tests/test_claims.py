@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
-from analysis import claims as module
-from analysis.__main__ import main
-from analysis.claims import FEWEST, Claim, Verdict, Verdicts, claims
-from analysis.report import print_verdicts
-from gimtune.store import Store
+from gimtune.analysis.__main__ import main
+from gimtune.analysis.export.report import print_verdicts
+from gimtune.analysis.statistics import claims as module
+from gimtune.analysis.statistics.claims import FEWEST, Claim, Verdict, Verdicts, claims
+from gimtune.results.store import Store
 from gimtune.vocabulary import Status
 
 FAMILIES = {"vae": "posterior_kl", "avb": "posterior_kl_contrast", "wae": "latent_mmd", "aae": "latent_js"}

@@ -20,7 +20,8 @@ from helpers import CLOCK
 
 import analysis
 from gimtune.__main__ import main
-from gimtune.config import cluster_address, load
+from gimtune.study.composition import load
+from gimtune.study.machine import cluster_address
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "cluster"

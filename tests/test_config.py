@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gimtune import config as configuration
 from gimtune.__main__ import main
-from gimtune.config import ConfigError, load
-from gimtune.models import MODELS
-from gimtune.resolve import members
+from gimtune.algebra.models import MODELS
+from gimtune.study import composition as configuration
+from gimtune.study.composition import load
+from gimtune.study.messages import ConfigError
+from gimtune.study.resolve import members
 from gimtune.vocabulary import Member
 
 #: Arguments, the key that the message must name, and words of what is allowed.

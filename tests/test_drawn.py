@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from gimtune import data
 from gimtune.__main__ import main
-from gimtune.config import _GROUPS, keys, options
-from gimtune.likelihoods import LIKELIHOODS
-from gimtune.metrics import fid
-from gimtune.models import MODELS
-from gimtune.priors import PRIORS
+from gimtune.algebra.likelihoods import LIKELIHOODS
+from gimtune.algebra.models import MODELS
+from gimtune.algebra.priors import PRIORS
+from gimtune.metrics import features
+from gimtune.study.composition import GROUPS, options
+from gimtune.study.schema import keys
 
 SPACES = ["{grid: [%s]}", "{choice: [%s, %s]}", "{per: model, vae: %s, default: %s}", "{per: prior, default: %s}"]
 #: By key, values that mean something. Every key has an entry: one that a new key lacks fails the test.
@@ -143,11 +144,11 @@ def overrides(draw):
     for _ in range(draw(st.integers(1, 5))):
         kind = draw(st.integers(0, 19))
         if kind == 0:
-            group = draw(st.sampled_from(_GROUPS))
+            group = draw(st.sampled_from(GROUPS))
             found.append(f"{group}={draw(st.sampled_from([*NONSENSE, 'x']))}")
             continue
         if kind < 5:
-            group = draw(st.sampled_from(_GROUPS))
+            group = draw(st.sampled_from(GROUPS))
             found.append(f"{group}={draw(st.sampled_from(options(group)))}")
             continue
         key = draw(st.sampled_from(STRANGE if kind == 5 else sorted(SENSE)))
@@ -172,14 +173,14 @@ def _files(arguments):
 def composed(name, arguments, return_hydra_config):
     """As `hydra.compose`, by its own parts; what it reads from the same files, it reads once."""
     parsed = OverridesParser.create().parse_overrides(arguments)
-    of_files = [o for o in parsed if o.key_or_group in _GROUPS or o.key_or_group.startswith("hydra")]
+    of_files = [o for o in parsed if o.key_or_group in GROUPS or o.key_or_group.startswith("hydra")]
     config = copy.deepcopy(_files(tuple(o.input_line for o in of_files)))
     ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o not in of_files], config)
     return config
 
 
 class Quick:
-    """``hydra``, as `gimtune.config` uses it."""
+    """``hydra``, as `gimtune.study.composition` uses it."""
 
     initialize_config_dir = staticmethod(hydra.initialize_config_dir)
     compose = staticmethod(composed)
@@ -197,12 +198,12 @@ def named(message):
     words = {word.rstrip(".") for word in re.findall(r"[a-z_]+(?:\.[a-z_]+)*", message)}
     sections = {key.partition(".")[0] for key in keys()}
     inside = {word for word in words if "." in word and word.split(".")[0] in sections}
-    return inside | words & {*keys(), *_GROUPS, "space"}
+    return inside | words & {*keys(), *GROUPS, "space"}
 
 
 def related(key, drawn):
     """Whether a key may be wrong for what was drawn: its own section, or a group, which sets keys of any section."""
-    return key.split(".")[0] == drawn.split(".")[0] or drawn in _GROUPS or drawn.split(".")[0] == "data"
+    return key.split(".")[0] == drawn.split(".")[0] or drawn in GROUPS or drawn.split(".")[0] == "data"
 
 
 def check(arguments, capsys, folder):
@@ -238,9 +239,9 @@ def test_every_configuration_runs_or_is_refused_by_its_key(capsys, tmp_path, mon
     monkeypatch.delenv("GIMTUNE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gimtune.config.hydra", Quick)
+    monkeypatch.setattr("gimtune.study.composition.hydra", Quick)
     monkeypatch.setattr(data, "_download", Absent)
-    monkeypatch.setattr(fid, "Inception", Absent)
+    monkeypatch.setattr(features, "Inception", Absent)
     before = "ray" in sys.modules
     check(arguments, capsys, tmp_path)
     assert before == ("ray" in sys.modules)

@@ -9,7 +9,7 @@ import torch
 from conftest import CPU
 from helpers import member, numbers
 
-from gimtune.evaluation import Evaluation
+from gimtune.metrics import Evaluation
 from gimtune.training import Pack
 from gimtune.vocabulary import METRICS
 
@@ -21,7 +21,7 @@ def one():
 
 @pytest.fixture(scope="module")
 def pack(small, one):
-    pack = Pack([one], small)
+    pack = Pack([one], small.data)
     for _ in range(20):
         pack.train_epoch()
     return pack
@@ -87,7 +87,7 @@ def test_the_floor_compares_training_images(small, pack):
     row = measured(pack, small, ("validation",))
     assert 0 < row["fid_floor"] < row["fid"]
     assert row["fid_features"] == small.network.name
-    assert row["fid_samples"] == len(small.images["validation"])
+    assert row["fid_samples"] == len(small.data.images["validation"])
 
 
 def test_fewer_samples_may_be_asked_for(small, pack):
@@ -112,10 +112,10 @@ def test_fewer_samples_may_be_asked_for(small, pack):
 @pytest.mark.parametrize("prior", ["normal", "mixture"])
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 def test_what_is_not_defined_is_nan_with_a_reason(small, prior, module, name, value):
-    broken = Pack([member(prior={"name": prior})], small)
+    broken = Pack([member(prior={"name": prior})], small.data)
     with torch.no_grad():
         broken.parameters[module][name].fill_(value)
-    row = broken.measure(0, ("validation", "test"))
+    row = small.row(broken, 0, ("validation", "test"))
     missing = {key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
     assert {"loss", "test_loss"} <= missing
     assert all(math.isnan(row[key]) for key in missing)

@@ -8,13 +8,23 @@ from pathlib import Path
 import pytest
 from test_analysis import SCRIPT, member, study
 
-from analysis import front
-from analysis.latex import escape, front_table
-from analysis.references import ALWAYS, CRITICS, DATA, PRIORS, SEARCH, bibliography, entries, keys, source
-from gimtune.config import SEQUENTIAL
-from gimtune.models import MODELS
-from gimtune.priors import PRIORS as DECLARED
-from gimtune.restrictions import RESTRICTIONS
+from gimtune.algebra.models import MODELS
+from gimtune.algebra.priors import PRIORS as DECLARED
+from gimtune.algebra.restrictions import RESTRICTIONS
+from gimtune.analysis import front
+from gimtune.analysis.export.latex import escape, front_table
+from gimtune.analysis.export.references import (
+    ALWAYS,
+    CRITICS,
+    DATA,
+    PRIORS,
+    SEARCH,
+    bibliography,
+    entries,
+    keys,
+    source,
+)
+from gimtune.study.schema import SEQUENTIAL
 from gimtune.vocabulary import METRICS
 
 ROOT = Path(__file__).parents[1]

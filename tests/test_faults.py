@@ -15,8 +15,8 @@ from hypothesis import given
 from test_tuning import STUDY, Driver, only_run, table
 
 import analysis
-from analysis.pareto import fronts_by
-from gimtune.store import Store
+from gimtune.results.pareto import fronts_by
+from gimtune.results.store import Store
 from gimtune.tuning.attempts import MOST, Attempts
 from gimtune.tuning.packs import as_text, rows_of
 from gimtune.tuning.retention import Retention

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from matplotlib.text import Text
 from PIL import Image
 
-from analysis import Front, front, views
-from analysis.figures import FIGURES
-from analysis.plots import PAPER, SCREEN, interactive_front, static_front
 from gimtune import training
+from gimtune.analysis import Front, front
+from gimtune.analysis.figures import views
+from gimtune.analysis.figures.gallery import FIGURES
+from gimtune.analysis.figures.plots import PAPER, SCREEN, interactive_front, static_front
 
 
 def trials(**columns: object) -> pd.DataFrame:

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import front, pareto
-from analysis.attainment import attainment, attainment_difference, configuration, mean_front
-from analysis.pareto import contributions, dominance_rank
+from gimtune.analysis import front
+from gimtune.analysis.statistics.attainment import attainment, attainment_difference, configuration, mean_front
+from gimtune.results import pareto
+from gimtune.results.pareto import contributions, dominance_rank
 
 KEYS = ["fid", "probe_accuracy", "mi"]
 SIGNS = {"fid": 1, "probe_accuracy": -1, "mi": -1}

@@ -6,8 +6,8 @@ import sqlite3
 
 import pytest
 
-from gimtune import mirror
-from gimtune.store import Store
+from gimtune.results import mirror
+from gimtune.results.store import Store
 
 ADDRESS = "s3://bucket/gimtune/tradeoff/20260101-000000"
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gimtune.store import Store
+from gimtune.results.store import Store
 from gimtune.tuning.mo_asha import PRIORITIES, Rungs, farthest_first, fronts, goes_on, scalarised_place
 
 OBJECTIVES = {"fid": "min", "probe_accuracy": "max"}

@@ -11,7 +11,8 @@ import pytest
 from helpers import member
 from rich.console import Console
 
-from gimtune.config import ConfigError, load
+from gimtune.study.composition import load
+from gimtune.study.messages import ConfigError
 from gimtune.tuning.cluster import secure_token
 from gimtune.tuning.gauges import GAUGES, Gauges
 from gimtune.tuning.trackers import Tracker, check, parameters, readable, trackers
@@ -88,8 +89,8 @@ def test_gauges_are_at_the_nodes_metrics_endpoint(tmp_path):
     import pandas as pd
     import ray
 
-    from analysis import front
-    from analysis.status import Tally
+    from gimtune.analysis import front
+    from gimtune.results.tally import Tally
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

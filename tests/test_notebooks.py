@@ -10,9 +10,9 @@ import jupytext
 import pandas as pd
 import pytest
 
-from analysis.load import newest
-from analysis.members import static_course
-from analysis.views import bracket, terms
+from gimtune.analysis.figures.members import static_course
+from gimtune.analysis.figures.views import bracket, terms
+from gimtune.results.load import newest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "analysis").glob("*.ipynb"))

@@ -21,13 +21,13 @@ from helpers import combinations
 from PIL import Image
 from test_analysis import SCRIPT, member, study, write
 
-from analysis import front
-from analysis.__main__ import main
-from analysis.load import Study
-from analysis.page import POINTS
-from analysis.report import write_report
-from analysis.reproduce import command
-from gimtune import config, resolve
+from gimtune.analysis import front
+from gimtune.analysis.__main__ import main
+from gimtune.analysis.export.report import write_report
+from gimtune.analysis.export.reproduce import command
+from gimtune.analysis.page.page import POINTS
+from gimtune.results.load import Study
+from gimtune.study import composition, resolve
 from gimtune.vocabulary import Member, Status
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -106,7 +106,7 @@ def picture(path: Path, brightness: int) -> None:
 @pytest.fixture
 def trained(tmp_path: Path) -> Study:
     """Ten members with configurations of their own, samples, one that is flagged and one that failed."""
-    found = resolve.members(config.load(["models=[vae,wae_mmd,aae]", "space.seed={grid: [0, 1]}"]))
+    found = resolve.members(composition.load(["models=[vae,wae_mmd,aae]", "space.seed={grid: [0, 1]}"]))
     rows = []
     for i, one in enumerate(found[:10]):
         row = member(i, trial=one.trial, model=one.model, config=one.to_json(), weight=one.weight, seed=one.seed)
@@ -237,7 +237,7 @@ def trial_of(line: str) -> str:
     """The one member that a line runs."""
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "gimtune"]
-    (found,) = resolve.members(config.load(words[3:]))
+    (found,) = resolve.members(composition.load(words[3:]))
     return found.trial
 
 
@@ -254,7 +254,7 @@ STUDIES = {
 
 @pytest.mark.parametrize("overrides", STUDIES.values(), ids=STUDIES)
 def test_a_members_line_yields_the_member(overrides: list[str]) -> None:
-    chosen = config.load(overrides)
+    chosen = composition.load(overrides)
     found = resolve.members(chosen)
     for one in found[:: max(1, len(found) // 2)]:
         assert trial_of(command(one.trial, one.to_json(), chosen.space)) == one.trial
@@ -264,13 +264,13 @@ def test_a_members_line_yields_the_member(overrides: list[str]) -> None:
 @pytest.mark.parametrize(("model", "prior"), [*combinations()])
 def test_every_models_line_yields_it(model: str, prior: str) -> None:
     space = [f"space.prior={prior}", "space.weight=0.3", "space.latent_dim=74", "space.seed=3"]
-    (one,) = resolve.members(config.load([f"models=[{model}]", *space]))
+    (one,) = resolve.members(composition.load([f"models=[{model}]", *space]))
     assert trial_of(command(one.trial, one.to_json())) == one.trial
 
 
 @pytest.mark.slow
 def test_the_line_is_taken_by_the_command_line() -> None:
-    one = resolve.members(config.load(["models=[wae_gan]"]))[3]
+    one = resolve.members(composition.load(["models=[wae_gan]"]))[3]
     words = shlex.split(command(one.trial, one.to_json()))
     done = subprocess.run([sys.executable, *words[1:], "dry_run=true"], capture_output=True, text=True, check=True)
     assert "1 members in 1 trials" in done.stdout
@@ -278,7 +278,7 @@ def test_the_line_is_taken_by_the_command_line() -> None:
 
 
 def test_a_configuration_that_is_not_the_members_gives_no_line() -> None:
-    one = resolve.members(config.load(["models=[vae]"]))[0]
+    one = resolve.members(composition.load(["models=[vae]"]))[0]
     text = one.to_json()
     with pytest.raises(ValueError, match="not the one it was named after"):
         command(one.trial, text.replace('"weight":1.0', '"weight":2.0'))

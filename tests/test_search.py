@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
-from gimtune.config import SEQUENTIAL, ConfigError, load
-from gimtune.resolve import members
-from gimtune.store import Store
+from gimtune.results.store import Store
+from gimtune.study.composition import load
+from gimtune.study.messages import ConfigError
+from gimtune.study.resolve import members
+from gimtune.study.schema import SEQUENTIAL
 from gimtune.tuning.packs import key
 from gimtune.tuning.search import Proposals
 from gimtune.vocabulary import Status

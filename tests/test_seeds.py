@@ -3,7 +3,7 @@
 import torch
 from conftest import CPU
 
-from gimtune.seeds import generator, number
+from gimtune.algebra.seeds import generator, number
 
 
 def test_a_stream_is_a_function_of_its_key():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gimtune import space
+from gimtune.study import space
 
 
 def test_grids_multiply_and_the_last_key_is_fastest():

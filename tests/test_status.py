@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_analysis import member, write
 
-from analysis import front
-from analysis.__main__ import main
-from analysis.status import Tally, driver_at_work, essential, span, standing
-from gimtune.store import Store
+from gimtune.analysis import front
+from gimtune.analysis.__main__ import main
+from gimtune.analysis.status import driver_at_work, standing
+from gimtune.results.store import Store
+from gimtune.results.tally import Tally, essential, span
 from gimtune.tuning.packs import as_text
 from gimtune.vocabulary import ENDED, Status
 
@@ -156,7 +157,7 @@ time.sleep(0.1)
 
 
 def test_asking_does_not_keep_a_driver_out(tmp_path):
-    from gimtune.tuning.study import _only_driver
+    from gimtune.tuning.launch import _only_driver
 
     (tmp_path / ".lock").touch()
     with subprocess.Popen([sys.executable, "-c", ASK, tmp_path / ".lock"], stdout=subprocess.PIPE) as asking:
@@ -349,7 +350,7 @@ def test_a_report_costs_as_much_late_as_early(tmp_path, monkeypatch):
 WRITE = """
 import sys, time
 from pathlib import Path
-from gimtune.store import Store
+from gimtune.results.store import Store
 store = Store(Path(sys.argv[1]) / "study.db", create=True)
 store.annotate(name="held")
 print(flush=True)

@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from gimtune.store import Store
+from gimtune.results.store import Store
 from gimtune.vocabulary import Status
 
 

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.func import vmap
 
-from gimtune.adam import Adam
-from gimtune.evaluation import Evaluation, summarise
-from gimtune.objective import batches, slice_noise
-from gimtune.priors import PRIORS
-from gimtune.training import Pack, opened, pack_name, run, save
+from gimtune.algebra.objective import batches, slice_noise
+from gimtune.algebra.priors import PRIORS
+from gimtune.metrics import Evaluation
+from gimtune.study.opened import opened
+from gimtune.training import Pack, pack_name, run, save
+from gimtune.training.adam import Adam
 from gimtune.vocabulary import METRICS, Member, Status
 
 CRITIC = (("latent", "js", 1.0),)
@@ -50,7 +51,7 @@ def some_combinations():
 
 def trained(members, evaluation, epochs):
     """A pack after some epochs, in float32 on any machine."""
-    pack = Pack(members, evaluation, torch.float32)
+    pack = Pack(members, evaluation.data, torch.float32)
     for _ in range(epochs):
         pack.train_epoch()
     return pack
@@ -101,7 +102,7 @@ def test_metrics_of_other_networks_differ_by_rounding(evaluation, network):
     members = several(4, network=network)
     pack, alone = trained(members, evaluation, 3), trained(members[:1], evaluation, 3)
     assert alone.mapped == (network["name"] == "conv")
-    one, other = (p.measure(0, ("validation",)) for p in (alone, pack))
+    one, other = (evaluation.row(p, 0, ("validation",)) for p in (alone, pack))
     # rounding of 6e-8, carried through 51 steps of Adam: 8e-7 was seen
     for key in ("likelihood_x", "restriction/posterior_kl", "loss", "mi_q", "mi_lower", "sigma_mean", "fid"):
         assert one[key] == pytest.approx(other[key], rel=1e-5), key
@@ -119,8 +120,8 @@ def test_members_of_a_pack_start_apart_and_stay_apart(small):
 def test_a_step_equals_torchs_adam_member_by_member(small, network):
     # vmap returns some gradients transposed in memory; the fused kernel once took them as they lie
     members = several(3, network=network)
-    pack = Pack(members, small, torch.float32)
-    x = small.scaled("train", slice(64))
+    pack = Pack(members, small.data, torch.float32)
+    x = small.data.scaled("train", slice(64))
     leaves = [value for values in pack.parameters.values() for value in values.values()]
     ours = Adam(leaves, 1e-3)
     singles = [[leaf.detach()[i].clone().requires_grad_() for leaf in leaves] for i in range(3)]
@@ -190,7 +191,7 @@ def test_a_diverging_member_leaves_the_others_untouched(small):
 
 
 def test_poisoned_weights_stay_with_their_member(small):
-    packs = [Pack(several(3), small, torch.float32) for _ in range(2)]
+    packs = [Pack(several(3), small.data, torch.float32) for _ in range(2)]
     for pack in packs:
         pack.train_epoch()
     with torch.no_grad():
@@ -312,13 +313,13 @@ def test_what_a_run_leaves_behind(small, tmp_path):
         with Image.open(tmp_path / "samples" / f"{one.trial}-reconstructed.png") as picture:
             shown = torch.from_numpy(np.array(picture.resize((80, 80), Image.Resampling.NEAREST)))
         # rows of test images: the first tile of the first row is the first of them, within its frame
-        first = (small.scaled("test", slice(1))[0, 0] * 255).round()
+        first = (small.data.scaled("test", slice(1))[0, 0] * 255).round()
         assert shown[1:9, 1:9].equal(first.byte())
         with np.load(tmp_path / "samples" / f"{one.trial}-latents.npz") as kept:
-            x = small.scaled("validation", slice(None))
+            x = small.data.scaled("validation", slice(None))
             means = pack.objective.posterior(found["parameters"], x, torch.zeros(len(x), one.latent_dim)).mu
             assert torch.from_numpy(kept["codes"]).float().allclose(means, rtol=1e-2, atol=1e-2)
-            assert kept["labels"].tolist() == small.labels["validation"].tolist()
+            assert kept["labels"].tolist() == small.data.labels["validation"].tolist()
 
 
 def test_a_kept_member_is_opened_with_its_numbers(evaluation, classifier_folder, tmp_path):
@@ -326,9 +327,9 @@ def test_a_kept_member_is_opened_with_its_numbers(evaluation, classifier_folder,
     (one,) = members = [member(epochs=1, metrics={**DEFAULTS["metrics"], **features})]
     row = [*run(members, evaluation, tmp_path)][-1][0]
     (tmp_path / "features").symlink_to(classifier_folder)
-    pack = opened(tmp_path, one.trial)
+    pack, measures = opened(tmp_path, one.trial)
     assert pack.members == [one]
-    again = summarise(pack.measure(0, ("test",)))
+    again = measures.row(pack, 0, ("test",))
     for key, value in again.items():
         if key.startswith("test_"):
             assert value == pytest.approx(row[key], rel=1e-4, abs=1e-5, nan_ok=True), key
@@ -350,7 +351,7 @@ def test_rows_say_how_far_and_how_fast(small):
     assert (first["epoch"], last["epoch"]) == (3, 5)
     assert (first["status"], last["status"]) == ("running", "done")
     assert 0 < first["seconds"] < last["seconds"]
-    assert last["examples_per_second"] > 5 * len(small.images["train"]) / last["seconds"]
+    assert last["examples_per_second"] > 5 * len(small.data.images["train"]) / last["seconds"]
     assert json.loads(last["estimators"]) == {"posterior_kl": "closed form"}
     assert "test_fid" in last
     assert "test_fid" not in first
@@ -365,7 +366,7 @@ def adversarial(small):
         dataclasses.replace(member(seed=i, network={"name": "mlp", "hidden": [8]}), restrictions=(("latent", "js", w),))
         for i, w in enumerate((1.0, 30.0))
     ]
-    return Pack(members, small, torch.float32)
+    return Pack(members, small.data, torch.float32)
 
 
 def test_each_player_owns_its_modules(adversarial):
@@ -378,7 +379,7 @@ def test_each_player_owns_its_modules(adversarial):
 
 
 def test_gradients_reach_their_player_alone(adversarial, small):
-    objective, x = adversarial.objective, small.scaled("train", slice(64))
+    objective, x = adversarial.objective, small.data.scaled("train", slice(64))
     parameters, constants = adversarial.one(0), adversarial.objective.constants(adversarial.members[0], CPU)
     parameters = {m: {k: v.clone().requires_grad_() for k, v in values.items()} for m, values in parameters.items()}
     noise = {k: v[0] if k == "directions" else v for k, v in objective.noise((0, "t"), 64, 1, CPU).items()}
@@ -397,7 +398,7 @@ def test_gradients_reach_their_player_alone(adversarial, small):
 
 def test_one_players_step_moves_nobody_else(adversarial, small):
     before = {m: {k: v.detach().clone() for k, v in values.items()} for m, values in adversarial.parameters.items()}
-    x = small.scaled("train", slice(64))
+    x = small.data.scaled("train", slice(64))
     draws = [adversarial.objective.noise((m.seed, "t"), 64, 1, CPU) for m in adversarial.members]
     noise = slice_noise({k: torch.stack([d[k] for d in draws]) for k in draws[0]}, slice(0, 64), 0)
 
@@ -411,11 +412,11 @@ def test_one_players_step_moves_nobody_else(adversarial, small):
     assert moved() == {"encoder", "decoder"}
 
 
-def test_adversarial_members_are_measured(adversarial):
+def test_adversarial_members_are_measured(adversarial, evaluation):
     for _ in range(2):
         adversarial.train_epoch()
     for i in range(2):
-        row = adversarial.measure(i, ("validation",))
+        row = evaluation.row(adversarial, i, ("validation",))
         assert row["reasons"] == {}
         assert row["restriction/latent_js"] < math.log(2)
         assert row["estimators"] == {"latent_js": "critic, a lower bound of the JS divergence; non-saturating gradient"}

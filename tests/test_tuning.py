@@ -16,8 +16,8 @@ import yaml
 from helpers import CLOCK, member
 
 import analysis
-from gimtune import mirror
-from gimtune.store import Store
+from gimtune.results import mirror
+from gimtune.results.store import Store
 from gimtune.tuning.packs import packs, rows_of
 from gimtune.vocabulary import METRICS, Member
 
@@ -399,8 +399,8 @@ def test_ray_sees_the_best_of_a_pack():
 
 
 def test_a_run_folder_has_one_driver(tmp_path):
-    from gimtune.config import ConfigError
-    from gimtune.tuning.study import _only_driver
+    from gimtune.study.messages import ConfigError
+    from gimtune.tuning.launch import _only_driver
 
     with _only_driver(tmp_path), pytest.raises(ConfigError, match="another driver"), _only_driver(tmp_path):
         pass
@@ -409,8 +409,8 @@ def test_a_run_folder_has_one_driver(tmp_path):
 
 
 def test_a_damaged_store_is_refused_on_resume(tmp_path, capsys):
-    from gimtune import config as configuration
     from gimtune.__main__ import main
+    from gimtune.study import composition as configuration
 
     (tmp_path / "config.yaml").write_text(configuration.dump(configuration.load([])))
     (tmp_path / "study.db").write_text("no database" * 100)

@@ -8,11 +8,11 @@
 # %matplotlib inline
 import numpy as np
 
-from analysis import front, fronts_by, load
-from analysis.attainment import attainment, attainment_difference, mean_front
-from analysis.figures import FIGURES
-from analysis.load import newest
-from analysis.pareto import contributions
+from gimtune.analysis import front, fronts_by, load
+from gimtune.analysis.figures.gallery import FIGURES
+from gimtune.analysis.statistics.attainment import attainment, attainment_difference, mean_front
+from gimtune.results.load import newest
+from gimtune.results.pareto import contributions
 
 study = load(newest())
 best = front(study.trials, study.objectives)

@@ -9,10 +9,10 @@
 # %matplotlib inline
 import pandas as pd
 
-from analysis import front, load
-from analysis.load import newest
-from analysis.members import static_course, static_samples
-from analysis.views import bracket, chosen, terms
+from gimtune.analysis import front, load
+from gimtune.analysis.figures.members import static_course, static_samples
+from gimtune.analysis.figures.views import bracket, chosen, terms
+from gimtune.results.load import newest
 
 study = load(newest())
 best = front(study.trials, study.objectives)
@@ -57,10 +57,10 @@ static_samples(best, study.run, rows.head(1))
 # The same weights and the same draws give the stored numbers of the test split; the last column is the difference.
 
 # %%
-from gimtune.training import opened
+from gimtune.study.opened import opened
 
-pack = opened(study.run, trial)
-again = pack.measure(0, ("test",))
+pack, measures = opened(study.run, trial)
+again = measures.row(pack, 0, ("test",))
 keys = [key for key in again if key.startswith("test_") and pd.notna(row.get(key))]
 table = pd.DataFrame({"stored": [row[key] for key in keys], "again": [again[key] for key in keys]}, index=keys)
 table.assign(difference=table["again"] - table["stored"])

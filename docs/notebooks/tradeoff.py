@@ -10,10 +10,10 @@
 # %matplotlib inline
 import numpy as np
 
-from analysis import front, load
-from analysis.claims import claims
-from analysis.figures import FIGURES
-from analysis.load import newest
+from gimtune.analysis import front, load
+from gimtune.analysis.figures.gallery import FIGURES
+from gimtune.analysis.statistics.claims import claims
+from gimtune.results.load import newest
 
 study = load(newest())
 best = front(study.trials, study.objectives)

@@ -1,1 +1,20 @@
-"""What a trial measures, as pure functions; the table of metrics is `gimtune.vocabulary.METRICS`. Knows no Ray."""
+"""Measures of members, as registered: what `Evaluation` finds for a row."""
+
+from gimtune.metrics import frechet, information, likelihood, probe  # noqa: F401 - they register themselves
+from gimtune.metrics.evaluation import Evaluation
+from gimtune.metrics.features import FEATURES, Features, FeatureSource
+from gimtune.metrics.measures import MEASURES, Estimate, columns, metric
+from gimtune.metrics.view import View, undefined
+
+__all__ = [
+    "FEATURES",
+    "MEASURES",
+    "Estimate",
+    "Evaluation",
+    "FeatureSource",
+    "Features",
+    "View",
+    "columns",
+    "metric",
+    "undefined",
+]

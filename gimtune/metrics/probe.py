@@ -7,6 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gimtune.metrics.measures import Estimate, metric
+from gimtune.metrics.view import View, undefined
+from gimtune.vocabulary import METRICS
+
 Codes = NDArray[np.float64]
 Labels = NDArray[np.int64]
 #: Inverse regularisation strengths that the linear probe chooses from.
@@ -51,3 +55,21 @@ def fit(codes: Codes, labels: Labels, seed: int = 0) -> Probes:
         scores = [linear(s).fit(fitted, fitted_labels).score(held, held_labels) for s in STRENGTHS]  # type: ignore[attr-defined]
         strength = STRENGTHS[int(np.argmax(scores))]
         return Probes(linear(strength).fit(codes, labels), neighbours.fit(codes, labels), strength)  # type: ignore[attr-defined]
+
+
+@metric(METRICS["probe_accuracy"], METRICS["probe_knn"])
+def probes(view: View) -> dict[str, Estimate]:
+    """Accuracy of both on the split's posterior means, fitted to those of training images."""
+
+    def fitted() -> Probes | str:
+        try:
+            return fit(view.training.mu.double().cpu().numpy(), view.training_labels.numpy())
+        except ValueError as error:
+            return str(error).splitlines()[0]
+
+    keys = ("probe_accuracy", "probe_knn")
+    both = view.once("probes", fitted)
+    if isinstance(both, str):
+        return dict.fromkeys(keys, undefined(both))
+    scores = both.score(view.posterior.mu.double().cpu().numpy(), view.labels.numpy())
+    return {key: Estimate(score) for key, score in zip(keys, scores, strict=True)}

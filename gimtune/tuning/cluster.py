@@ -20,7 +20,9 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gimtune.config import Config, ConfigError, check_machine
+from gimtune.study.machine import check_machine
+from gimtune.study.messages import ConfigError
+from gimtune.study.schema import Config
 
 _STORE_BYTES = 256 * 2**20
 _ANSWER_SECONDS = 5.0

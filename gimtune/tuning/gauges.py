@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from ray.util.metrics import Gauge
 
-from analysis.pareto import Front
-from analysis.status import Tally, bests
+from gimtune.results.pareto import Front
+from gimtune.results.tally import Tally, bests
 
 #: Name, as Ray exports it with ``ray_`` before it: labels beside ``study`` and ``run``, and meaning.
 GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(

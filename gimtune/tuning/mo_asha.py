@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gimtune.vocabulary import Direction
 
 if TYPE_CHECKING:
-    from gimtune.config import Config
+    from gimtune.study.schema import Config
 
 PRIORITIES = ("epsilon_net", "scalarisation")
 #: Share of the weighted sum beside the weighted maximum; as ParEGO has it (Knowles 2006).

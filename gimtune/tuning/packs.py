@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
 
-from gimtune.objective import Objective
-from gimtune.priors import make_prior
+from gimtune.algebra.objective import Objective
+from gimtune.algebra.priors import make_prior
 from gimtune.vocabulary import Member
 
 _AUTO = {"cpu": 8, "cuda": 16}
@@ -19,7 +18,7 @@ Pack = list[Member]
 
 def key(member: Member) -> str:
     """What members of one pack have in common: everything but weights, seed and the prior's floating-point options."""
-    shared = asdict(member) | {
+    shared = json.loads(member.to_json()) | {
         "restrictions": [term[:2] for term in member.restrictions],
         "prior": make_prior(**member.prior).shape_key,
     }

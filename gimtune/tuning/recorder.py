@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from analysis.pareto import Front, front
-from analysis.status import Tally, essential, summary
-from gimtune.store import Store
+from gimtune.results.pareto import Front, front
+from gimtune.results.store import Store
+from gimtune.results.tally import Tally, essential, summary
 from gimtune.tuning.gauges import LATEST, Gauges
 from gimtune.tuning.packs import rows_of
 from gimtune.vocabulary import ENDED, METRICS, Status

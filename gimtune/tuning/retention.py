@@ -9,7 +9,7 @@ from typing import Any
 
 from ray.tune import Callback
 
-from gimtune.store import Store
+from gimtune.results.store import Store
 from gimtune.tuning.packs import rows_of
 from gimtune.vocabulary import ENDED, Direction, Member
 

@@ -15,9 +15,9 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from gimtune.config import Config
 from gimtune.files import replacing
-from gimtune.store import Store
+from gimtune.results.store import Store
+from gimtune.study.schema import Config
 from gimtune.training import pack_name
 from gimtune.tuning.mo_asha import Rungs, make_rungs
 from gimtune.tuning.packs import Pack, rows_of

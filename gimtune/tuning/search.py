@@ -21,11 +21,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
-from gimtune import space
-from gimtune.config import Config, ConfigError
-from gimtune.resolve import member, whole_space
-from gimtune.seeds import number
-from gimtune.store import Store
+from gimtune.algebra.seeds import number
+from gimtune.results.store import Store
+from gimtune.study import space
+from gimtune.study.messages import ConfigError
+from gimtune.study.resolve import member, whole_space
+from gimtune.study.schema import Config
 from gimtune.tuning.packs import key
 from gimtune.vocabulary import ENDED, Member, Status
 

@@ -17,7 +17,8 @@ from ray.tune import Callback
 from ray.tune.logger import LoggerCallback
 from rich.console import Console
 
-from gimtune.config import Config, ConfigError
+from gimtune.study.messages import ConfigError
+from gimtune.study.schema import Config
 from gimtune.vocabulary import METRICS, Member
 
 #: What Ray's loggers take for the step: the first TensorBoard and MLflow, the second W&B.

@@ -16,9 +16,9 @@ import torch
 from ray import tune
 from ray.tune import PlacementGroupFactory
 
+from gimtune import parts
 from gimtune.data import Dataset
-from gimtune.evaluation import Evaluation
-from gimtune.metrics import fid
+from gimtune.metrics import Evaluation, features
 from gimtune.training import Rows, default_device, pack_name, run
 from gimtune.tuning.attempts import Attempts
 from gimtune.tuning.packs import as_text
@@ -34,11 +34,7 @@ def _evaluation(data: Dataset, folder: Path, settings: dict[str, Any], device: t
     """The worker's own, made at its first trial and kept over all others."""
     cached = (data.digest, json.dumps(settings, sort_keys=True))
     if cached not in _evaluations:
-        network: fid.Features
-        if settings["fid_features"] == "inception":
-            network = fid.Inception(settings["inception_weights"], device)
-        else:
-            network = fid.classifier(data, folder / "features", device)
+        network = features.load(data, settings, folder, device)
         _evaluations[cached] = Evaluation(data, network, device)
     return _evaluations[cached]
 
@@ -60,6 +56,7 @@ class GimTrial(tune.Trainable):
 
     def _start(self, config: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, int(config["cpu"])))
+        self._plugins: dict[str, str] = config["plugins"]
         self._device = default_device() if config["gpu"] else torch.device("cpu")
         if 0 < config["gpu"] < 1 and self._device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(config["gpu"])
@@ -90,6 +87,7 @@ class GimTrial(tune.Trainable):
             # a node that came after the study's start; it would train, and keep the files to itself
             raise FileNotFoundError(f"{platform.node()} does not share the run folder {self._folder}")
         self._attempts.count()
+        parts.load(self._plugins, expected=self._plugins)
         evaluation = _evaluation(self._data, self._folder, dict(self._members[0].metrics), self._device)
         pack = self._attempts.folder
         return run(self._members, evaluation, self._folder, self._note, lambda: halted_in(pack))

@@ -11,13 +11,13 @@ from conftest import CPU
 from helpers import combinations, member, numbers
 from torch.func import vmap
 
-from gimtune.encoders import Implicit
-from gimtune.likelihoods import LIKELIHOODS
-from gimtune.models import MODELS
+from gimtune.algebra.encoders import Implicit
+from gimtune.algebra.likelihoods import LIKELIHOODS
+from gimtune.algebra.models import MODELS
+from gimtune.algebra.objective import Objective
+from gimtune.algebra.priors import PRIORS, make_prior
+from gimtune.algebra.restrictions import RESTRICTIONS
 from gimtune.networks import NETWORKS, CriticNetwork, initial
-from gimtune.objective import Objective
-from gimtune.priors import PRIORS, make_prior
-from gimtune.restrictions import RESTRICTIONS
 from gimtune.training import Pack
 from gimtune.vocabulary import IDENTITY, METRICS, PROGRESS, PROTOCOL, Match, Member, Model, Weighted
 
@@ -50,7 +50,7 @@ def batch(small, objective, one, count=32):
             value.requires_grad_()
     noise = objective.noise((one.seed, "train", 0), count, 1, CPU)
     noise = {k: v[0] if k == "directions" else v for k, v in noise.items()}
-    return parameters, small.constants(objective, one, "train"), small.scaled("train", slice(count)), noise
+    return parameters, small.data.constants(objective, one, "train"), small.data.scaled("train", slice(count)), noise
 
 
 def assert_gradients(loss, values):
@@ -140,7 +140,7 @@ def test_every_term_reaches_what_it_should_and_nothing_else(small, model):
 @pytest.mark.parametrize("name", [name for name, kind in PRIORS.items() if kind.learned])
 @pytest.mark.parametrize("model", ["vae", "wae_mmd", "aae", "vae_gan"])
 def test_a_learned_prior_is_trained_with_the_model(small, model, name):
-    pack = Pack([member(model, prior={"name": name})], small)
+    pack = Pack([member(model, prior={"name": name})], small.data)
     before = {key: value.detach().clone() for key, value in pack.parameters["prior"].items()}
     pack.train_epoch()
     assert all(not value.equal(pack.parameters["prior"][key]) for key, value in before.items())
@@ -153,7 +153,7 @@ def test_a_learned_prior_is_trained_with_the_model(small, model, name):
 )
 @pytest.mark.parametrize("key", [("latent", "js"), ("data", "js"), ("joint", "kl_reverse")], ids="-".join)
 def test_a_critics_settings_change_what_it_learns(small, key, settings):
-    packs = [Pack([single(key, critic={"hidden": [16], **s})], small) for s in ({}, settings)]
+    packs = [Pack([single(key, critic={"hidden": [16], **s})], small.data) for s in ({}, settings)]
     for pack in packs:
         pack.train_epoch()
         assert not pack.diverged()
@@ -193,12 +193,12 @@ def test_every_restriction_says_what_it_is(key):
 @pytest.mark.parametrize("key", [*RESTRICTIONS, ()], ids=lambda key: "-".join(key) or "none")
 def test_a_checkpoint_goes_on_with_the_same_bits(small, key):
     one = single(key) if key else member("ae")
-    pack = Pack([one], small)
+    pack = Pack([one], small.data)
     pack.train_epoch()
     stream = io.BytesIO()
     torch.save(pack.state(), stream)
     stream.seek(0)
-    again = Pack([one], small)
+    again = Pack([one], small.data)
     again.restore(torch.load(stream, weights_only=True))
     for p in (pack, again):
         p.train_epoch()
@@ -313,7 +313,7 @@ def test_float64_parameters_stay_float64(small, model, prior):
 )
 def test_a_row_has_every_metric_and_no_other(small, restrictions):
     one = dataclasses.replace(member(), restrictions=restrictions)
-    row = Pack([one], small).measure(0, ("validation", "test"))
+    row = small.row(Pack([one], small.data), 0, ("validation", "test"))
     terms = {f"restriction/{match}_{divergence}" for match, divergence, _ in restrictions}
     # a critic that is no classifier has no accuracy
     terms |= {"critic_accuracy/joint_lsgan"} if restrictions and restrictions[0][1] == "lsgan" else set()
@@ -360,7 +360,7 @@ def test_a_member_is_its_configuration():
 
 
 def test_measuring_again_gives_the_same_numbers(small):
-    pack = Pack([member(prior={"name": "mixture"})], small)
+    pack = Pack([member(prior={"name": "mixture"})], small.data)
     pack.train_epoch()
-    one, two = (pack.measure(0, ("validation", "test")) for _ in range(2))
+    one, two = (small.row(pack, 0, ("validation", "test")) for _ in range(2))
     assert numbers(one) == numbers(two)

@@ -15,14 +15,14 @@ from scipy import stats
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy, logsigmoid, one_hot, softplus
 
-from gimtune.adam import Adam
-from gimtune.critics import Critic
-from gimtune.encoders import ENCODERS, Code, Posterior
-from gimtune.metrics import mutual_information
+from gimtune.algebra.critics import Critic
+from gimtune.algebra.encoders import ENCODERS, Code, Posterior
+from gimtune.algebra.objective import Objective
+from gimtune.algebra.priors import make_prior
+from gimtune.algebra.restrictions import RESTRICTIONS, Sample
+from gimtune.metrics import information as mi
 from gimtune.networks import CriticNetwork, initial, normalised
-from gimtune.objective import Objective
-from gimtune.priors import make_prior
-from gimtune.restrictions import RESTRICTIONS, Sample
+from gimtune.training.adam import Adam
 from gimtune.vocabulary import Match
 
 CPU = torch.device("cpu")
@@ -642,7 +642,7 @@ def test_information_of_codes_is_that_of_their_gaussians(count):
     sigma = 0.05 + torch.rand(IMAGES, WIDTH, generator=source)
     for _ in range(20):
         codes = mu + sigma * torch.randn(count, IMAGES, WIDTH, generator=source)
-        differences.append(mutual_information.of_samples(codes) - mutual_information.gaussian(mu, sigma))
+        differences.append(mi.of_samples(codes) - mi.gaussian(mu, sigma))
     # the joint covariance is from a sample, whose bias of 10 / (2 x 1000 x count) is below the standard error
     assert abs(np.mean(differences)) < 3 * np.std(differences, ddof=1) / math.sqrt(20)
     # and a bias of a tenth of a nat would be seen
@@ -661,7 +661,7 @@ def test_information_of_correlated_gaussians_from_codes():
     assert known[16] > known[3] + 0.3
     for count, information in known.items():
         source = source_of(1)
-        found = [mutual_information.of_samples(codes_from(root, count, source)) for _ in range(20)]
+        found = [mi.of_samples(codes_from(root, count, source)) for _ in range(20)]
         assert abs(np.mean(found) - information) < 3 * np.std(found, ddof=1) / math.sqrt(20)
 
 
@@ -673,7 +673,7 @@ def test_information_of_correlated_gaussians_from_codes():
 def test_information_of_codes_with_noise_added(sigma, count):
     source, noise = source_of(2), 0.1
     root = sigma * torch.eye(WIDTH, dtype=torch.float64)
-    found = [mutual_information.of_samples(codes_from(root, count, source), noise, source) for _ in range(20)]
+    found = [mi.of_samples(codes_from(root, count, source), noise, source) for _ in range(20)]
     known = 0.5 * WIDTH * math.log((1 + sigma**2 + noise**2) / (sigma**2 + noise**2))
     assert abs(np.mean(found) - known) < 3 * np.std(found, ddof=1) / math.sqrt(20)
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gimtune import divergences as div
-from gimtune.encoders import Posterior
-from gimtune.priors import PRIORS, make_prior
-from gimtune.restrictions import RESTRICTIONS, Sample
+from gimtune.algebra import divergences as div
+from gimtune.algebra.encoders import Posterior
+from gimtune.algebra.priors import PRIORS, make_prior
+from gimtune.algebra.restrictions import RESTRICTIONS, Sample
 from gimtune.vocabulary import Match
 
 MEANS = st.floats(-6, 6)

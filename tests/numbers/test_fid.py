@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pytorch_fid import fid_score, inception
 
-from gimtune.metrics import fid
+from gimtune.metrics import features, frechet
 
 
 def moments(rng, dimensions):
@@ -22,7 +22,7 @@ def moments(rng, dimensions):
 
 
 def statistics(mean, covariance):
-    return fid.Statistics(torch.from_numpy(mean), torch.from_numpy(covariance), None)
+    return frechet.Statistics(torch.from_numpy(mean), torch.from_numpy(covariance), None)
 
 
 @pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
@@ -33,14 +33,14 @@ def test_frechet_equals_pytorch_fid(dimensions, seed):
     (m1, c1), (m2, c2) = moments(rng, dimensions), moments(rng, dimensions)
     theirs = fid_score.calculate_frechet_distance(m1, c1, m2, c2)
     # the bound: SciPy's matrix root of a product that is not symmetric loses a few digits
-    assert fid.frechet(statistics(m1, c1), statistics(m2, c2)) == pytest.approx(theirs, rel=1e-8)
+    assert frechet.frechet(statistics(m1, c1), statistics(m2, c2)) == pytest.approx(theirs, rel=1e-8)
 
 
 def test_frechet_with_the_cached_root_is_the_same():
     rng = np.random.default_rng(3)
     one, two = (torch.from_numpy(rng.normal(size=(500, 20)) @ np.diag(rng.uniform(0.5, 2, 20))) for _ in range(2))
-    cached = fid.frechet(fid.statistics(one), fid.statistics(two, root=True))
-    assert cached == fid.frechet(fid.statistics(one), fid.statistics(two))
+    cached = frechet.frechet(frechet.statistics(one), frechet.statistics(two, root=True))
+    assert cached == frechet.frechet(frechet.statistics(one), frechet.statistics(two))
 
 
 @given(st.lists(st.floats(-5, 5), min_size=4, max_size=4), st.floats(0.05, 5), st.floats(0.05, 5))
@@ -48,29 +48,29 @@ def test_frechet_of_shifted_diagonal_gaussians(shift, s1, s2):
     scales = np.array([1.0, 0.5, 2.0, 0.1])
     one, two = np.diag((s1 * scales) ** 2), np.diag((s2 * scales) ** 2)
     expected = np.square(shift).sum() + ((s1 - s2) ** 2 * scales**2).sum()
-    value = fid.frechet(statistics(np.array(shift), one), statistics(np.zeros(4), two))
+    value = frechet.frechet(statistics(np.array(shift), one), statistics(np.zeros(4), two))
     # traces of up to 131 cancel where the two are equal
     assert value == pytest.approx(expected, rel=1e-10, abs=1e-11)
 
 
 def test_frechet_of_a_set_with_itself_is_zero():
     features = torch.randn(400, 84, generator=torch.Generator().manual_seed(0))
-    found = fid.statistics(features, root=True)
-    assert abs(fid.frechet(found, found)) < 1e-12 * float(found.covariance.trace())  # rounding of 84 roots
+    found = frechet.statistics(features, root=True)
+    assert abs(frechet.frechet(found, found)) < 1e-12 * float(found.covariance.trace())  # rounding of 84 roots
 
 
 def test_frechet_of_a_singular_covariance():
     # 50 images, 84 features: roots of zero eigenvalues are zero, where a general matrix root turns complex
     features = torch.randn(50, 84, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = fid.statistics(features, root=True)
+    found = frechet.statistics(features, root=True)
     # 34 zero eigenvalues come out at 1e-14, and their roots at 1e-7
-    assert abs(fid.frechet(found, found)) < 34 * 2e-7
-    assert fid.frechet(fid.statistics(features + 1), found) == pytest.approx(84, abs=34 * 2e-7)
+    assert abs(frechet.frechet(found, found)) < 34 * 2e-7
+    assert frechet.frechet(frechet.statistics(features + 1), found) == pytest.approx(84, abs=34 * 2e-7)
 
 
 def test_statistics_equal_numpy():
     features = torch.randn(100, 5, generator=torch.Generator().manual_seed(2))
-    found = fid.statistics(features, root=True)
+    found = frechet.statistics(features, root=True)
     np.testing.assert_allclose(found.mean, features.double().numpy().mean(0), rtol=1e-13)
     np.testing.assert_allclose(found.covariance, np.cov(features.double().numpy().T), rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(found.root @ found.root, found.covariance, rtol=1e-12, atol=1e-13)
@@ -79,7 +79,7 @@ def test_statistics_equal_numpy():
 @pytest.mark.parametrize("features", [torch.zeros(1, 3), torch.tensor([[0.0, float("nan")], [1.0, 2.0]])])
 def test_statistics_refuse_what_has_none(features):
     with pytest.raises(ValueError, match="two or more images, all finite"):
-        fid.statistics(features)
+        frechet.statistics(features)
 
 
 # LeNet
@@ -87,24 +87,24 @@ def test_statistics_refuse_what_has_none(features):
 
 def test_the_classifier_is_trained_and_says_how_well(evaluation, digits):
     network = evaluation.network
-    images = evaluation.scaled("test", slice(None))
-    accuracy = (network.classify(images) == evaluation.labels["test"]).double().mean()
+    images = evaluation.data.scaled("test", slice(None))
+    accuracy = (network.classify(images) == evaluation.data.labels["test"]).double().mean()
     assert network.test_accuracy == float(accuracy)
     # 97 % was seen; 5 standard errors on 360 images below it
     assert network.test_accuracy > 0.92
-    assert fid.features_of(network, images).shape == (len(images), 84)
+    assert features.features_of(network, images).shape == (len(images), 84)
     assert not any(p.requires_grad for p in network.parameters())
 
 
 def test_the_classifier_read_again_is_the_same(evaluation, digits, classifier_folder):
     (file,) = classifier_folder.glob("lenet-digits-*.pt")
     written = file.stat().st_mtime_ns
-    again = fid.classifier(digits, classifier_folder, CPU)
+    again = features.classifier(digits, classifier_folder, CPU)
     assert again.name == evaluation.network.name
     assert again.test_accuracy == evaluation.network.test_accuracy
     assert file.stat().st_mtime_ns == written
-    images = evaluation.scaled("validation", slice(64))
-    assert fid.features_of(again, images).equal(fid.features_of(evaluation.network, images))
+    images = evaluation.data.scaled("validation", slice(64))
+    assert features.features_of(again, images).equal(features.features_of(evaluation.network, images))
 
 
 def test_callers_at_the_same_time_train_once(evaluation, digits, classifier_folder, tmp_path, monkeypatch):
@@ -117,10 +117,10 @@ def test_callers_at_the_same_time_train_once(evaluation, digits, classifier_fold
         time.sleep(0.5)
         return torch.load(file, weights_only=True)
 
-    monkeypatch.setattr(fid, "train_classifier", counted)
+    monkeypatch.setattr(features, "train_classifier", counted)
     names = []
     callers = [
-        threading.Thread(target=lambda: names.append(fid.classifier(digits, tmp_path, CPU).name)) for _ in range(4)
+        threading.Thread(target=lambda: names.append(features.classifier(digits, tmp_path, CPU).name)) for _ in range(4)
     ]
     for caller in callers:
         caller.start()
@@ -138,19 +138,19 @@ def test_a_damaged_classifier_is_made_anew_and_a_run_folder_gets_the_cached_one(
     whole = file.read_bytes()
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / file.name).write_bytes(whole[: len(whole) // 2])
-    monkeypatch.setattr(fid, "train_classifier", lambda data: torch.load(file, weights_only=True))
-    fid.provide(digits, tmp_path / "cache", tmp_path / "run")
-    fid.provide(digits, tmp_path / "cache", tmp_path / "cache")
+    monkeypatch.setattr(features, "train_classifier", lambda data: torch.load(file, weights_only=True))
+    features.provide(digits, tmp_path / "cache", tmp_path / "run")
+    features.provide(digits, tmp_path / "cache", tmp_path / "cache")
     for folder in ("cache", "run"):
-        assert fid.classifier(digits, tmp_path / folder, CPU).name == evaluation.network.name
+        assert features.classifier(digits, tmp_path / folder, CPU).name == evaluation.network.name
 
 
 def test_features_depend_on_the_weights_name(digits, evaluation):
     name = evaluation.network.name
     state = {k: v.clone() for k, v in evaluation.network.state_dict().items()}
-    assert name == f"classifier:{fid._digest(state)}"
+    assert name == f"classifier:{features._digest(state)}"
     state["head.bias"][0] += 1
-    assert name != f"classifier:{fid._digest(state)}"
+    assert name != f"classifier:{features._digest(state)}"
 
 
 # Inception: pytorch-fid's own network and functions, with weights made here
@@ -195,14 +195,14 @@ def theirs(weights, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ours(weights):
-    return fid.Inception(str(weights), CPU)
+    return features.Inception(str(weights), CPU)
 
 
 @pytest.mark.parametrize("kind", ["grey", "colour"])
 def test_inception_features_equal_pytorch_fids(pictures, theirs, ours, kind):
     files, images = pictures[kind]
     expected = fid_score.get_activations(files, theirs, batch_size=len(files), num_workers=0)
-    found = fid.features_of(ours, images)
+    found = features.features_of(ours, images)
     assert found.shape == (len(files), 2048)
     assert float(found.std(0).mean()) > 1e-3  # features that tell images apart
     np.testing.assert_array_equal(found.numpy(), expected.astype(np.float32))
@@ -210,4 +210,4 @@ def test_inception_features_equal_pytorch_fids(pictures, theirs, ours, kind):
 
 def test_inception_from_an_address_is_that_of_the_file(weights, ours, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert fid.Inception(weights.as_uri(), CPU).name == ours.name
+    assert features.Inception(weights.as_uri(), CPU).name == ours.name

@@ -3,7 +3,7 @@
 import pytest
 from helpers import CLOCK, DEFAULTS, combinations, member, numbers
 
-from gimtune.models import MODELS
+from gimtune.algebra.models import MODELS
 from gimtune.training import Pack, run
 from gimtune.vocabulary import METRICS, Side
 
@@ -80,7 +80,7 @@ def test_wae_gan_is_aae_under_one_likelihood(trained):
     [(name, prior) for name, prior in combinations() if name in PLAIN and prior in ("uniform", "laplace", "mixture")],
 )
 def test_weight_zero_trains_the_same_network_under_other_priors(evaluation, model, prior):
-    packs = [Pack([member(name, weight=0.0, prior={"name": prior})], evaluation) for name in (model, "ae")]
+    packs = [Pack([member(name, weight=0.0, prior={"name": prior})], evaluation.data) for name in (model, "ae")]
     for pack in packs:
         pack.train_epoch()
     for module in ("encoder", "decoder"):

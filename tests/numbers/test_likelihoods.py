@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gimtune.likelihoods import LIKELIHOODS, Gaussian
+from gimtune.algebra.likelihoods import LIKELIHOODS, Gaussian
 
 LOGITS = st.floats(-50, 50)
 GREY = st.floats(0, 1)

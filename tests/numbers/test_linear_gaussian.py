@@ -15,13 +15,13 @@ from helpers import member
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gimtune.algebra.divergences import gaussian_log_prob
+from gimtune.algebra.likelihoods import Gaussian
+from gimtune.algebra.objective import Constants, Objective
+from gimtune.algebra.priors import make_prior
 from gimtune.data import Dataset
-from gimtune.divergences import gaussian_log_prob
-from gimtune.evaluation import Evaluation
-from gimtune.likelihoods import Gaussian
-from gimtune.metrics import fid, mutual_information
-from gimtune.objective import Constants, Objective
-from gimtune.priors import make_prior
+from gimtune.metrics import Evaluation, frechet
+from gimtune.metrics import information as mi
 
 PIXELS, LATENT = 4, 2
 #: Quadratic forms of order 10 in float64, summed over thousands of draws.
@@ -127,7 +127,7 @@ def test_terms_of_equations_1_to_3(restrictions):
     assert float(terms.loss) == pytest.approx(DISTORTION + restriction, abs=EXACT)
     # I_q by our estimator: q(z) is one Gaussian here, so that it is exact
     mu, sigma = objective.encode(parameters, images(x))
-    information = mutual_information.gaussian(mu, sigma)
+    information = mi.gaussian(mu, sigma)
     assert information == pytest.approx(INFORMATION, abs=EXACT)
     # (2) and (3): mi + loss = dI, whatever the restriction
     assert information + float(terms.loss) == pytest.approx(restriction + ENTROPY_X + INVERSION, abs=EXACT)
@@ -139,7 +139,7 @@ def test_rate_and_equation_4():
     rate = float(objective.terms(parameters, constants, images(x), {"posterior": noise}).divergences[0])
     assert rate == pytest.approx(RATE, abs=EXACT)
     mu, sigma = objective.encode(parameters, images(x))
-    assert mutual_information.gaussian(mu, sigma) == pytest.approx(rate - MARGINAL, abs=EXACT)
+    assert mi.gaussian(mu, sigma) == pytest.approx(rate - MARGINAL, abs=EXACT)
 
 
 def test_w2_of_the_posterior():
@@ -152,7 +152,7 @@ def test_w2_of_the_posterior():
 def test_information_with_noise_added():
     _, objective, parameters, _ = world()
     (x,) = exact_sample(3000, X)
-    noised = mutual_information.gaussian(*objective.encode(parameters, images(x)), noise=0.1)
+    noised = mi.gaussian(*objective.encode(parameters, images(x)), noise=0.1)
     more = 0.01 * np.eye(LATENT)
     assert noised == pytest.approx(0.5 * (logdet(Z + more) - logdet(S + more)), abs=EXACT)
 
@@ -300,17 +300,17 @@ def test_side_p_of_the_evaluation(measured, split, prefix):
 @pytest.mark.parametrize(("split", "prefix"), [("validation", ""), ("test", "test_")])
 def test_frechet_distances_of_the_evaluation(measured, split, prefix):
     row, x = measured[0], measured[1][split]
-    images = fid.Statistics(torch.from_numpy(x.mean(0)), torch.from_numpy(np.cov(x.T)), None)
+    images = frechet.Statistics(torch.from_numpy(x.mean(0)), torch.from_numpy(np.cov(x.T)), None)
     count = len(x)
 
     def known(mean, covariance):
-        return fid.frechet(fid.Statistics(torch.from_numpy(mean), torch.from_numpy(covariance), None), images)
+        return frechet.frechet(frechet.Statistics(torch.from_numpy(mean), torch.from_numpy(covariance), None), images)
 
     def spread(mean, covariance):
         # the deviation of the distance over samples of that size, by drawing them
         rng = np.random.default_rng(5)
         draws = (rng.multivariate_normal(mean, covariance, count) for _ in range(40))
-        found = [fid.frechet(fid.statistics(torch.from_numpy(d)), images) for d in draws]
+        found = [frechet.frechet(frechet.statistics(torch.from_numpy(d)), images) for d in draws]
         return np.mean(found), np.std(found, ddof=1)
 
     covariance, mean = np.cov(x.T, bias=True), x.mean(0)
@@ -344,7 +344,7 @@ def test_index_code_is_at_most_ln_n(count, latent_dim, sigma, reach, seed):
     source = torch.Generator().manual_seed(seed)
     mu, noise = torch.randn(2, count, latent_dim, generator=source)
     mu, sigmas = mu * reach, torch.full((count, latent_dim), sigma)
-    value = mutual_information.index_code(mu, sigmas, mu + sigmas * noise)
+    value = mi.index_code(mu, sigmas, mu + sigmas * noise)
     # one unit of the last place of the mean: in exact arithmetic there is no excess at all
     assert value <= math.log(count) + 1e-12
 
@@ -365,13 +365,13 @@ def test_index_code_equals_brute_force():
     for n in range(12):
         mixture = sum(density(z[n], mu[m], sigma[m]) for m in range(12)) / 12
         ratios.append(math.log(density(z[n], mu[n], sigma[n]) / mixture))
-    assert mutual_information.index_code(mu, sigma, z) == pytest.approx(np.mean(ratios), abs=1e-12)
+    assert mi.index_code(mu, sigma, z) == pytest.approx(np.mean(ratios), abs=1e-12)
 
 
 def test_index_code_of_sharp_posteriors_is_ln_n():
     mu = torch.linspace(-50, 50, 1000)[:, None]
     # (50 / 1e-3)^2 = 2.5e9 is the size of the quadratic form that cancels
-    assert mutual_information.index_code(mu, torch.full_like(mu, 1e-3), mu) == pytest.approx(math.log(1000), abs=2e-6)
+    assert mi.index_code(mu, torch.full_like(mu, 1e-3), mu) == pytest.approx(math.log(1000), abs=2e-6)
 
 
 def test_index_code_of_a_weak_channel_is_its_information():
@@ -380,7 +380,7 @@ def test_index_code_of_a_weak_channel_is_its_information():
     for _ in range(30):
         mu, noise = torch.randn(2, 2000, 2, generator=source)
         sigma = torch.tensor([2.0, 1.5]).expand(2000, 2)
-        values.append(mutual_information.index_code(mu, sigma, mu + sigma * noise))
+        values.append(mi.index_code(mu, sigma, mu + sigma * noise))
     information = 0.5 * (math.log(1 + 1 / 4) + math.log(1 + 1 / 2.25))
     # its own bias is of order 1 / N = 5e-4, a fifth of the standard error
     assert abs(np.mean(values) - information) < 3 * np.std(values, ddof=1) / math.sqrt(30)
@@ -391,4 +391,4 @@ def test_gaussian_information_of_correlated_gaussians():
     for r in (0.1, 0.9, 0.999):
         (mu,) = exact_sample(500, np.eye(1) * r**2)
         sigma = torch.full_like(mu, math.sqrt(1 - r**2))
-        assert mutual_information.gaussian(mu, sigma) == pytest.approx(-0.5 * math.log(1 - r**2), abs=EXACT)
+        assert mi.gaussian(mu, sigma) == pytest.approx(-0.5 * math.log(1 - r**2), abs=EXACT)

@@ -8,8 +8,8 @@ import reference
 import torch
 from scipy import stats
 
-from gimtune.divergences import gaussian_log_prob
-from gimtune.priors import PRIORS, make_prior
+from gimtune.algebra.divergences import gaussian_log_prob
+from gimtune.algebra.priors import PRIORS, make_prior
 
 CASES = [
     ("normal", {"scale": 1.0}),

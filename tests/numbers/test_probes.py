@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gimtune.metrics import mutual_information, probe
+from gimtune.metrics import information as mi
+from gimtune.metrics import probe
 
 CLASSES, COUNT = 10, 1000
 
@@ -107,7 +108,7 @@ def test_information_of_correlated_gaussians(rng):
     import torch
 
     mu = torch.from_numpy(rng.normal(size=(200_000, 5)) @ mixing.T)
-    value = mutual_information.gaussian(mu, torch.from_numpy(sigma).expand_as(mu))
+    value = mi.gaussian(mu, torch.from_numpy(sigma).expand_as(mu))
     expected = 0.5 * (np.linalg.slogdet(mixing @ mixing.T + np.diag(sigma**2))[1] - np.log(sigma**2).sum())
     # ln det of a sample covariance of dimension k has variance 2 k / N; half of it here
     assert abs(value - expected) < 3 * 0.5 * math.sqrt(2 * 3 / 200_000)
@@ -118,4 +119,4 @@ def test_active_units_are_those_whose_mean_moves(rng):
 
     scales = torch.tensor([1.0, 0.2, 0.05, 0.0])
     mu = torch.from_numpy(rng.normal(size=(2000, 4))).float() * scales + 5
-    assert mutual_information.active_units(mu) == 2
+    assert mi.active(mu) == 2

@@ -27,8 +27,8 @@ from helpers import member
 from torch import nn
 from torch.nn.functional import binary_cross_entropy, leaky_relu, relu, softplus
 
-from gimtune.likelihoods import Gaussian
-from gimtune.objective import Constants, Objective
+from gimtune.algebra.likelihoods import Gaussian
+from gimtune.algebra.objective import Constants, Objective
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,276 @@
+"""What a study leaves behind: tables and figures in its folder, and a summary on the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from plotly.offline import get_plotlyjs
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gimtune.analysis.export import latex
+from gimtune.analysis.export.references import bibliography
+from gimtune.analysis.figures.gallery import FIGURES
+from gimtune.analysis.page.page import compared, page
+from gimtune.analysis.statistics.claims import Claim, Verdict, Verdicts, claims
+from gimtune.analysis.text import flags, number, plain
+from gimtune.files import replacing
+from gimtune.results.load import Study, load, pooled
+from gimtune.results.pareto import OBJECTIVES, Front, front, fronts_by
+from gimtune.vocabulary import Status
+
+#: Metrics shown beside the objectives where the terminal has this many columns; pareto.csv has them all.
+_WIDE = 110
+_CONTEXT = ("fid_floor", "fid_expost", "mi", "mi_lower", "restriction")
+_FAILURES = 20
+_ROWS = 100
+_COLOURS = {Verdict.HOLDS: "green", Verdict.DOES_NOT_HOLD: "red", Verdict.UNDECIDED: "dim"}
+
+
+def export(
+    run: Study | Path | str,
+    objectives: Mapping[str, str] | Iterable[str] = OBJECTIVES,
+    *,
+    only: Mapping[str, str] | None = None,
+) -> dict[str, Path]:
+    """Write a study's tables and figures into its folder, each whole or not at all; return their paths.
+
+    ``trials.parquet`` is written even if the front is refused, and ``claims.csv`` has the verdicts' numbers in words.
+
+    Raises:
+        ValueError, OSError: as `load` and `front`, or the folder cannot be written.
+    """
+    study = run if isinstance(run, Study) else load(run)
+    paths = {name: study.run / name for name in ("trials.parquet", "pareto.csv", "claims.csv")}
+    table, csv, answers = paths.values()
+    _write(table, lambda part: study.trials.to_parquet(part, index=False))
+    best = front(study.trials, objectives, only=only)
+    _write(csv, lambda part: best.rows.to_csv(part, index=False))
+    verdicts = _verdicts(study, only)
+    _write(answers, lambda part: verdicts.table().to_csv(part, index=False))
+    for name, write in {
+        "front.parquet": lambda part: best.rows.to_parquet(part, index=False),
+        "front.tex": lambda part: part.write_text(latex.front_table(best), encoding="utf-8"),
+        "references.bib": lambda part: part.write_text(bibliography(study), encoding="utf-8"),
+    }.items():
+        paths[f"tables/{name}"] = study.run / "tables" / name
+        _write(study.run / "tables" / name, write)
+    paths |= _export_figures(best, study.run)
+    paths["report.html"] = write_report([study], objectives, only=only)
+    return paths
+
+
+def write_report(
+    runs: Sequence[Study | Path | str],
+    objectives: Mapping[str, str] | Iterable[str] = OBJECTIVES,
+    *,
+    only: Mapping[str, str] | None = None,
+) -> Path:
+    """Write ``report.html`` into the first run's folder, on all of the runs, whole or not at all; return its path.
+
+    Raises:
+        ValueError, OSError: as `load` and `analysis.page.page`, or the folder cannot be written.
+    """
+    studies = [run if isinstance(run, Study) else load(run, reports=False) for run in runs]
+    text = page(studies, [_verdicts(study, only) for study in studies], objectives, only=only)
+    path = studies[0].run / "report.html"
+    _write(path, lambda part: part.write_text(text, encoding="utf-8"))
+    return path
+
+
+def _export_figures(best: Front, run: Path) -> dict[str, Path]:
+    """Each of `FIGURES` that the study has, as PNG and PDF, and as a page beside plotly's script."""
+    paths = {}
+
+    def written(name: str, write: Callable[[Path], object]) -> None:
+        paths[f"figures/{name}"] = run / "figures" / name
+        _write(run / "figures" / name, write)
+
+    for name, kind in FIGURES.items():
+        if (figure := kind.static(best, run)) is not None:
+            for suffix in ("png", "pdf"):
+                written(f"{name}.{suffix}", figure.savefig)
+                figure.set_layout_engine("none")  # it stands now, and takes as long as the drawing
+        if (drawn := kind.interactive(best, run)) is not None:
+            page = drawn.to_html(
+                include_plotlyjs="directory",
+                include_mathjax=False,
+                config={"displaylogo": False, "showSendToCloud": False},
+            )
+            written(f"{name}.html", partial(Path.write_text, data=page, encoding="utf-8"))
+    script = get_plotlyjs()
+    written("plotly.min.js", partial(Path.write_text, data=script, encoding="utf-8"))
+    return paths
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    with replacing(path) as part:
+        write(part)
+
+
+def print_front(
+    study: Study,
+    console: Console,
+    objectives: Mapping[str, str] | Iterable[str] = OBJECTIVES,
+    *,
+    only: Mapping[str, str] | None = None,
+    paths: Mapping[str, Path] | None = None,
+) -> None:
+    """Print the front, its hypervolume, those by model and by prior, what was left out, the verdicts and `paths`."""
+    best = front(study.trials, objectives, only=only)
+    console.print(front_table(best, _CONTEXT if console.width >= _WIDE else ()))
+    reference = ", ".join(f"{key} {number(value)}" for key, value in best.reference.items())
+    console.print(f"hypervolume {number(best.hypervolume)} from the reference point {reference}", highlight=False)
+    for by in ("model", "prior"):
+        groups = fronts_by(study.trials, by, best.objectives, only=only)
+        if len(groups) > 1:
+            console.print(_group_table(by, groups, best))
+    if accuracy := study.meta.get("classifier_test_accuracy"):
+        console.print(f"FID features: {study.meta.get('fid_features')}, of test accuracy {accuracy}", highlight=False)
+    left = ", ".join(f"{count} {plain(reason)}" for reason, count in best.left_out.items()) or "none"
+    console.print(Text(f"{len(best.points)} of {len(study.trials)} trials considered; left out: {left}"))
+    failures = study.trials[study.trials["status"].isin([Status.FAILED, Status.DIVERGED])]
+    if len(failures):
+        console.print(_failure_table(failures))
+    print_verdicts(_verdicts(study, only), console)
+    for path in dict.fromkeys(
+        p.parent if p.parent.name in ("figures", "tables") else p for p in (paths or {}).values()
+    ):
+        console.print(Text(str(path)), soft_wrap=True)
+
+
+def print_comparison(
+    runs: Sequence[Study],
+    console: Console,
+    objectives: Mapping[str, str] | Iterable[str] = OBJECTIVES,
+    *,
+    only: Mapping[str, str] | None = None,
+) -> None:
+    """Print the common front of several runs, the share of each, and what the first attains more than the others."""
+    labels, trials = pooled(runs)
+    best = front(trials, objectives, only=only)
+    console.print(front_table(best, (), "run"))
+    console.print(_group_table("run", fronts_by(trials, "run", best.objectives, only=only), best))
+    for _, told in compared(runs, labels, best.objectives, only):
+        console.print(Text(told), soft_wrap=True)
+
+
+def print_verdicts(verdicts: Verdicts, console: Console) -> None:
+    """Print the claims with their effects and intervals, or why there are none."""
+    table = bare_table(f"Claims, on the {verdicts.split} split")
+    table.add_column("")
+    table.add_column("claim")
+    table.add_column("verdict", no_wrap=True)
+    for column in ("effect", f"{verdicts.level:.0%} interval", "configu-\nrations"):
+        table.add_column(column, justify="right", no_wrap=True, overflow="fold")
+    measured = [claim for claim in verdicts.claims if not pd.isna(claim.value)]
+    for claim in measured:
+        verdict = Text(claim.verdict, style=_COLOURS[claim.verdict])
+        table.add_row(f"({claim.key[0]})", claim.statement, verdict, *_interval(claim), str(claim.configurations))
+    if measured:
+        console.print(table)
+    if missing := Counter(claim.key[0] for claim in verdicts.claims if pd.isna(claim.value)):
+        which = ", ".join(f"({key})" + (f" x {count}" if count > 1 else "") for key, count in missing.items())
+        head = "" if measured else f"Claims, on the {verdicts.split} split. "
+        console.print(Text(f"{head}Undecided for want of data: {which}; claims.csv says what each needs"))
+    left = ", ".join(f"{count} {plain(reason)}" for reason, count in verdicts.left_out.items()) or "none"
+    total = f"{verdicts.trials} trials of {verdicts.configurations} configurations"
+    console.print(Text(f"from {total}; left out: {left}"))
+
+
+def _interval(claim: Claim) -> tuple[str, str]:
+    if pd.isna(claim.value):
+        return "-", "-"
+    unit = " nats" if claim.unit == "nats" else ""
+    return f"{claim.value:+.2f}{unit}", f"{claim.low:+.2f} to {claim.high:+.2f}"
+
+
+def _verdicts(study: Study, only: Mapping[str, str] | None) -> Verdicts:
+    """The same in every reading of the same study."""
+    return claims(study.trials, np.random.default_rng(0), only=only)
+
+
+def front_table(best: Front, context: tuple[str, ...], *more: str) -> Table:
+    more_rows = f", the first {_ROWS}" if len(best.rows) > _ROWS else ""
+    title = f"Pareto front on the validation split: {len(best.rows)} of {len(best.points)} trials{more_rows}"
+    doubts = [flags(row) for row in best.rows.head(_ROWS).to_dict("records")]
+    notes = dict.fromkeys(f"{plain(key)}: {plain(why)}" for found in doubts for key, why in found.items())
+    table = bare_table(
+        f"{title} (test: the same trials on the test split)",
+        caption="\n".join(f"flagged: {note}" for note in notes) or None,
+    )
+    metrics = list(dict.fromkeys([*best.objectives, *context]))
+    tests = [f"test_{key}" for key in best.objectives]
+    rows = best.rows.head(_ROWS).reindex(
+        columns=["trial", *more, "model", "prior", "weight", "latent_dim", "seed", *metrics, *tests, "collapsed"]
+    )
+    for column in rows.columns[:-1]:
+        text = column in ("trial", "model", "prior", *more)
+        table.add_column(column.replace("_", "\n"), justify="left" if text else "right", overflow="fold")
+    for (*cells, collapsed), flagged in zip(rows.itertuples(index=False), doubts, strict=True):
+        shown = [Text(number(cell)) for cell in cells]
+        for mark, is_so in (("collapsed", collapsed), ("flagged", flagged)):
+            if is_so:
+                shown[1 + len(more)].append(f"\n{mark}", style="bold red")
+        table.add_row(*shown)
+    return table
+
+
+def _group_table(by: str, groups: Mapping[str, Front], best: Front) -> Table:
+    table = bare_table(f"By {by}, from the same reference point")
+    for column in (by, "trials", "own front", "of the common front", "collapsed", "hypervolume"):
+        table.add_column(column, justify="left" if column == by else "right", overflow="fold")
+    common = best.rows[by].fillna("unknown").value_counts()
+    for name, own in sorted(groups.items(), key=lambda item: -item[1].hypervolume):
+        collapsed = int(own.points["collapsed"].sum())
+        counts = (len(own.points), len(own.rows), int(common.get(name, 0)), collapsed)
+        table.add_row(Text(plain(name)), *map(str, counts), number(own.hypervolume))
+    return table
+
+
+def _failure_table(failures: pd.DataFrame) -> Table:
+    more = f", the first {_FAILURES}" if len(failures) > _FAILURES else ""
+    table = bare_table(f"Failed or diverged: {len(failures)}{more}")
+    columns = ["trial", "model", "prior", "weight", "seed", "epoch", "status", "error"]
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for cells in failures[columns].head(_FAILURES).itertuples(index=False):
+        table.add_row(*(Text(number(cell)) for cell in cells))
+    return table
+
+
+def bare_table(title: str, caption: str | None = None) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption=None if caption is None else Text(caption),
+        caption_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+        header_style="bold",
+    )
+
+
+def conclude(run: Path, objectives: Mapping[str, str], console: Console) -> int:
+    """Write and print what there is to say of a run that has ended.
+
+    Returns:
+        0, or 1 where members failed or diverged; they are listed.
+    """
+    study = load(run)
+    failed = study.trials[study.trials["status"].isin([Status.FAILED, Status.DIVERGED])]
+    try:
+        paths = export(study, objectives)
+        print_front(study, console, objectives, paths=paths)
+    except ValueError as error:
+        console.print(Text(f"no front: {error}"), soft_wrap=True)
+        for row in failed.to_dict("records"):
+            console.print(Text(f"{row['status']} {row['trial']} {row['model']}: {row['error']}"), soft_wrap=True)
+    return 1 if len(failed) else 0

@@ -1,0 +1,1 @@
+"""Figures of a study, each for paper and for the screen."""

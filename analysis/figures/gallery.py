@@ -1,0 +1,105 @@
+"""Every figure of a study, by name: `analysis.report.export` writes them all, a page or a notebook shows some.
+
+for name, kind in FIGURES.items():
+    figure = kind.static(front, study.run)  # or kind.interactive; None where there is nothing to draw
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+from matplotlib.figure import Figure
+
+from gimtune.analysis.figures import members, planes, plots, sweeps
+from gimtune.analysis.figures.views import band
+from gimtune.results.pareto import Front
+
+
+def _nothing(front: Front, run: Path) -> None:
+    """There is no such version of a figure."""
+
+
+class Kind(NamedTuple):
+    """One kind of figure.
+
+    Attributes:
+        title: what it shows, in a few words.
+        caption: how to read it, in one or two sentences.
+        static: for paper (PNG, PDF), from the front (its ``points`` are all members considered) and the run folder.
+        interactive: for the screen. Either gives ``None`` where the study has nothing to draw.
+    """
+
+    title: str
+    caption: str
+    static: Callable[[Front, Path], Figure | None] = _nothing
+    interactive: Callable[[Front, Path], go.Figure | None] = _nothing
+
+
+def _weights(metric: str, title: str) -> Kind:
+    return Kind(
+        title,
+        "A panel is a model, a line a prior: mean over seeds and their middle 80 %. Hollow: some have collapsed.",
+        partial(sweeps.static_weights, metric=metric),
+        partial(sweeps.interactive_weights, metric=metric),
+    )
+
+
+#: In the order in which a reader wants them. Names are those of the files under ``figures/``.
+FIGURES: Mapping[str, Kind] = MappingProxyType(
+    {
+        "front": Kind(
+            "Pareto front",
+            "A point is a trial; those on the line are not dominated. Grey: attained by some seeds but not by all. "
+            "Hollow: collapsed posterior, no trade-off.",
+            lambda front, run: plots.static_front(front, band(front)),
+            lambda front, run: plots.interactive_front(front, band(front)),
+        ),
+        "information": Kind(
+            "FID against probe accuracy, coloured by mutual information",
+            "I_q by one Gaussian for q(z), with N(0, 0.1^2) added to every code, so that a posterior of no width does "
+            "not count as information.",
+            planes.static_information,
+            planes.interactive_information,
+        ),
+        "mi": Kind(
+            "Mutual information against FID and probe accuracy",
+            "Three estimates: the source's (its own side's, one Gaussian for q(z)), the same of noised codes, and a "
+            "lower bound that cannot exceed ln N.",
+            planes.static_mi,
+            planes.interactive_mi,
+        ),
+        "rate_distortion": Kind(
+            "Rate and distortion",
+            "Side q. Left the rate that a model restricts, KL(q(z|x) || p(z)); right I_q, estimated: the rate under "
+            "the best prior, which models without such a restriction have too. Lower left is better.",
+            planes.static_rate_distortion,
+            planes.interactive_rate_distortion,
+        ),
+        "weights_fid": _weights("fid", "FID against the restriction's weight"),
+        "weights_probe_accuracy": _weights("probe_accuracy", "Probe accuracy against the restriction's weight"),
+        "weights_mi_noised": _weights("mi_noised", "Mutual information against the restriction's weight"),
+        "weights_restriction": _weights("restriction", "What the restriction costs, against its weight"),
+        "parallel": Kind(
+            "Parallel coordinates",
+            "A line is a trial, its place on each axis the value; below the axis where there is none.",
+            members.static_parallel,
+            members.interactive_parallel,
+        ),
+        "samples": Kind(
+            "Samples and reconstructions along the front",
+            "Above, images from codes of the prior. Below, rows of test images and under each its reconstructions.",
+            members.static_samples,
+        ),
+        "latents": Kind(
+            "Codes along the front",
+            "Posterior means of validation images, in two dimensions or their first two principal components.",
+            members.static_latents,
+            members.interactive_latents,
+        ),
+    }
+)

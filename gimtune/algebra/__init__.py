@@ -1,0 +1,1 @@
+"""One member's formula, pure: loss = -likelihood + sum of weight x divergence(match)."""

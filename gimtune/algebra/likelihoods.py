@@ -1,0 +1,154 @@
+"""Likelihoods p(x|z) of images in [0, 1], summed over pixels, in nats, with every constant kept (models.md 0.0)."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from gimtune import parts
+
+
+class Likelihood(ABC):
+    """p(x|z) given the decoder's output.
+
+    Attributes:
+        of_critic: it compares features of a critic and not pixels.
+    """
+
+    name: ClassVar[str]
+    of_critic: ClassVar[bool] = False
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
+        """log p(x|z) of images (n, *image) given the decoder's output of the same shape: (n,), nats."""
+
+    @abstractmethod
+    def mean(self, output: Tensor) -> Tensor:
+        """E[x|z], the image that is shown and scored."""
+
+
+def _accept(kind: Any) -> tuple[str, Likelihood]:
+    if not (isinstance(kind, type) and issubclass(kind, Likelihood)):
+        raise ValueError("it is no subclass of Likelihood")
+    if missing := sorted(kind.__abstractmethods__):
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    if not isinstance(getattr(kind, "name", None), str):
+        raise ValueError("it has no name")
+    parts.summary(kind)
+    return kind.name, kind()
+
+
+LIKELIHOODS: parts.Registry[str, Likelihood] = parts.Registry(
+    "likelihood",
+    "A subclass of gimtune.algebra.likelihoods.Likelihood that is made without arguments: log p(x|z) of images in "
+    "[0, 1] given the decoder's output, summed over pixels, in nats with every constant, and the mean image. Its "
+    "methods are pure: they are mapped over members.",
+    _accept,
+    lambda likelihood: parts.Facts(parts.summary(likelihood), {}, parts.source(likelihood)),
+)
+
+
+@LIKELIHOODS.register
+@dataclass(frozen=True)
+class Bernoulli(Likelihood):
+    """Cross-entropy on grey values; a density only for binary images. Source: Kingma & Welling 2014, app. C.1."""
+
+    name: ClassVar[str] = "bernoulli"
+
+    def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
+        return -binary_cross_entropy_with_logits(output, x, reduction="none").flatten(1).sum(1)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return output.sigmoid()
+
+
+@LIKELIHOODS.register
+@dataclass(frozen=True)
+class ContinuousBernoulliLikelihood(Likelihood):
+    """The Bernoulli normalised over [0, 1], from its logit a: p(x) = a exp(a x) / (exp(a) - 1).
+
+    torch's class goes by the probability, which in float32 is 1 from a = 16 on: background pixels are beyond that, and
+    their densities would be wrong by a nat each. Source: Loaiza-Ganem & Cunningham 2019, eq. 6-8.
+    """
+
+    name: ClassVar[str] = "continuous_bernoulli"
+
+    def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
+        cross_entropy = binary_cross_entropy_with_logits(output, x, reduction="none")
+        return (_log_normaliser(output) - cross_entropy).flatten(1).sum(1)
+
+    def mean(self, output: Tensor) -> Tensor:
+        small = output.abs() < 0.5
+        safe = torch.where(small, 1.0, output)
+        square = output.square()
+        series = output * (1 / 12 - square * (1 / 720 - square * (1 / 30240 - square / 1209600)))
+        return 0.5 + torch.where(small, series, 0.5 / torch.tanh(0.5 * safe) - 1 / safe)
+
+
+def _log_normaliser(logit: Tensor) -> Tensor:
+    # log(a / tanh(a / 2)); both factors vanish at 0, where a series stands in
+    small = logit.abs() < 0.1
+    safe = torch.where(small, 1.0, logit.abs())
+    square = logit.square()
+    series = math.log(2) + square * (1 / 12 - square * (7 / 1440 - square * (31 / 90720)))
+    return torch.where(small, series, safe.log() - torch.tanh(0.5 * safe).log())
+
+
+@LIKELIHOODS.register
+@dataclass(frozen=True)
+class Gaussian(Likelihood):
+    """N(link(output), variance); at variance 1/2, -log p is the summed squared error plus a constant.
+
+    Attributes:
+        link: from the decoder's output to the mean; the sigmoid keeps images in [0, 1].
+    """
+
+    name: ClassVar[str] = "gaussian"
+    variance: float = 0.5
+    link: Callable[[Tensor], Tensor] = torch.sigmoid
+
+    def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
+        error = (x - self.link(output)).square() / self.variance + math.log(2 * math.pi * self.variance)
+        return -0.5 * error.flatten(1).sum(1)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return self.link(output)
+
+
+@LIKELIHOODS.register
+@dataclass(frozen=True)
+class Laplace(Likelihood):
+    """Laplace(sigmoid(output), 1): summed absolute error plus a constant. Source: Zhu et al. 2017, eq. 2 (L1 cycle)."""
+
+    name: ClassVar[str] = "laplace"
+
+    def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
+        return -((x - output.sigmoid()).abs() + math.log(2)).flatten(1).sum(1)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return output.sigmoid()
+
+
+@LIKELIHOODS.register
+@dataclass(frozen=True)
+class Features(Likelihood):
+    """N(f(mean), I) of a critic's last hidden layer f, in place of pixels: `log_prob` takes f(x) and f(mean).
+
+    Source: Larsen et al. 2016, eq. 8.
+    """
+
+    name: ClassVar[str] = "features"
+    of_critic: ClassVar[bool] = True
+
+    def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
+        return -0.5 * ((x - output).square() + math.log(2 * math.pi)).flatten(1).sum(1)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return output.sigmoid()

@@ -1,0 +1,125 @@
+"""The models, as declarations: what each restricts, and how its published weight reads on our scale.
+
+Likelihoods are summed over pixels and averaged over the batch, in nats. A member's ``weight`` multiplies the
+restriction as declared here, so 1 is the paper's own setting.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gimtune import parts
+from gimtune.vocabulary import Match, Model, Side, Weighted
+
+
+def _accept(model: Any) -> tuple[str, Model]:
+    if not isinstance(model, Model):
+        raise ValueError("it is no Model")
+    if not model.source:
+        raise ValueError("it says its source")
+    return model.name, model
+
+
+def _facts(model: Model) -> parts.Facts:
+    restricted = ", ".join(f"{r.match}/{r.divergence}" for r in model.restrictions) or "no restriction"
+    options = {name: f"{value:g}" for name, value in model.parameters.items()}
+    return parts.Facts(f"side {model.side}: {restricted}", options, model.source)
+
+
+MODELS: parts.Registry[str, Model] = parts.Registry(
+    "model",
+    "A gimtune.vocabulary.Model: a declaration of side, likelihood, encoder and restrictions with the published "
+    "weights on our scale, which may depend on parameters of its own.",
+    _accept,
+    _facts,
+)
+
+_ALL = (
+    Model("ae", (), "the reference point: no restriction"),
+    Model("vae", (Weighted(Match.POSTERIOR, "kl"),), "Kingma & Welling 2014"),
+    Model("beta_vae", (Weighted(Match.POSTERIOR, "kl"),), "Higgins et al. 2017", note="weight is beta"),
+    Model(
+        "wae_mmd",
+        (Weighted(Match.LATENT, "mmd", lambda **p: p["lambda"]),),
+        "Tolstikhin et al. 2018",
+        likelihood="gaussian",
+        parameters={"lambda": 200.0},
+        note="lambda 10 against 0.05 x the summed squared error is 200 against our -log p at variance 1/2",
+    ),
+    Model(
+        "info_vae",
+        (
+            Weighted(Match.POSTERIOR, "kl", lambda **p: 1 - p["alpha"]),
+            Weighted(Match.LATENT, "mmd", lambda **p: p["alpha"] + p["lambda"] - 1),
+        ),
+        "Zhao et al. 2017",
+        parameters={"alpha": 0.0, "lambda": 1000.0},
+        note="the paper's alpha 0, lambda 1000 are on our scale already",
+    ),
+    Model("wvae", (Weighted(Match.POSTERIOR, "w2"),), "Astorga 2022, our reading: squared W2 in closed form"),
+    Model("js_vae", (Weighted(Match.POSTERIOR, "js"),), "Astorga 2022, our reading: JS summed over dimensions"),
+    Model(
+        "avb",
+        (Weighted(Match.POSTERIOR, "kl_contrast"),),
+        "Mescheder et al. 2017",
+        encoder="implicit",
+        note="the paper's 1",
+    ),
+    Model("aae", (Weighted(Match.LATENT, "js"),), "Makhzani et al. 2016", note="the paper's 1, losses summed"),
+    Model(
+        "wae_gan",
+        (Weighted(Match.LATENT, "js", lambda **p: p["lambda"]),),
+        "Tolstikhin et al. 2018",
+        likelihood="gaussian",
+        parameters={"lambda": 200.0},
+        note="lambda 10 against 0.05 x the summed squared error is 200 against our -log p at variance 1/2",
+    ),
+    Model(
+        "vae_gan",
+        (Weighted(Match.POSTERIOR, "kl"), Weighted(Match.DATA, "js", lambda **p: (1 - p["gamma"]) / p["gamma"])),
+        "Larsen et al. 2016",
+        likelihood="features",
+        parameters={"gamma": 0.25},
+        note="the decoder's gamma x likelihood + (1 - gamma) x GAN, divided by gamma; the paper's gamma belongs to "
+        "its own feature layer, ours is 0.25",
+    ),
+    Model("alice", (Weighted(Match.JOINT, "js"),), "Li et al. 2017", note="the paper's 1 (l2 cycle)"),
+    Model(
+        "infogan",
+        (Weighted(Match.DATA, "js"),),
+        "Chen et al. 2016",
+        side=Side.P,
+        note="the paper's 1; the whole latent is the code (its own split: prior infogan_code)",
+    ),
+    Model(
+        "veegan",
+        (Weighted(Match.JOINT, "kl_reverse"),),
+        "Srivastava et al. 2017",
+        side=Side.P,
+        encoder="deterministic",
+        note="the paper's 1; its squared error of codes is twice our unit-variance likelihood",
+    ),
+    Model(
+        "aim",
+        (Weighted(Match.DATA, "js", lambda **p: p["latent_dim"]),),
+        "Li et al. 2019 (code)",
+        side=Side.P,
+        note="the code's likelihood is a mean over dimensions: times d on our scale, which sums them",
+    ),
+    Model(
+        "cyclegan",
+        (
+            Weighted(Match.DATA, "lsgan", lambda **p: p["pixels"] / p["lambda"]),
+            Weighted(Match.LATENT, "lsgan", lambda **p: p["pixels"] / p["lambda"]),
+        ),
+        "Zhu et al. 2017",
+        side=Side.BOTH,
+        likelihood="laplace",
+        prior="domain",
+        parameters={"lambda": 10.0},
+        note="lambda x the mean absolute error of a cycle: our Laplace likelihood sums it over pixels",
+    ),
+)
+
+for _model in _ALL:
+    MODELS.register(_model)

@@ -1,0 +1,64 @@
+"""Data sets by name. NumPy only: a driver need not load torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from gimtune import parts
+from gimtune.data import digits, idx  # noqa: F401 - they register themselves
+from gimtune.data.dataset import DATASETS, SPLITS, WHERE, Dataset, from_splits, stratified
+from gimtune.data.idx import find
+
+__all__ = ["DATASETS", "SPLITS", "WHERE", "Dataset", "find", "from_splits", "image", "load", "stratified", "takes"]
+
+
+def load(name: str, seed: int = 0, pair: str | None = None, **options: Any) -> Dataset:
+    """A data set in its splits.
+
+    Args:
+        seed: of the splits.
+        pair: data set of the second domain; by default this one's images, turned and inverted.
+        options: those of the data set; where it does not take ``root`` or ``download``, they do no harm.
+
+    Raises:
+        ValueError: no such data set or option, or files whose content is another.
+        FileNotFoundError: the files are nowhere, and cannot be had.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"data.name={name!r}: allowed are {', '.join(DATASETS)}")
+    if pair is not None and pair != name:
+        other, own = load(pair, seed, **_where(options)), load(name, seed, **options)
+        if other.image != own.image:
+            raise ValueError(f"data.pair={pair}: its images are {other.image}, those of {name} {own.image}")
+        return replace(own, other=other.images, digest=f"{own.digest}-{other.digest}")
+    known = takes(name)
+    for key, value in options.items():
+        if key not in (*known, *WHERE):
+            raise ValueError(f"data.{key}={value}: {name} takes {', '.join(known) or 'no options'}")
+    for key, parameter in known.items():
+        if key not in options and parameter.default is parameter.empty:
+            raise ValueError(f"data.{key}: missing; {name} takes {', '.join(known)}")
+    return DATASETS[name](seed=seed, **{key: value for key, value in options.items() if key in known})
+
+
+@cache
+def image(name: str, seed: int, **options: Any) -> tuple[int, int, int]:
+    """Colours, height and width of a data set's images: as it declares them, or else by reading it.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load`.
+    """
+    declared: tuple[int, int, int] | None = getattr(DATASETS.get(name), "image", None)
+    return declared or load(name, seed, **options).image
+
+
+def takes(name: str) -> Mapping[str, Any]:
+    """Options of a data set, by name."""
+    return parts.signature_options(DATASETS[name].function, ("seed",))
+
+
+def _where(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key in WHERE}

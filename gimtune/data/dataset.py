@@ -1,0 +1,128 @@
+"""A data set: uint8 images with labels, in three fixed, disjoint splits. NumPy only: a driver need not load torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gimtune import parts
+
+SPLITS = ("train", "validation", "test")
+#: Options that say where a data set is and not what it is: they are no part of a member's identity.
+WHERE = ("root", "download")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels by split.
+
+    Attributes:
+        images: uint8, (n, c, h, w) each; ``scale`` is their white.
+        labels: int64, (n,) each.
+        digest: of the content and of the split.
+        other: images of another data set that stand for the second domain; see `second`.
+    """
+
+    name: str
+    images: Mapping[str, NDArray[np.uint8]]
+    labels: Mapping[str, NDArray[np.int64]]
+    scale: float
+    digest: str
+    other: Mapping[str, NDArray[np.uint8]] | None = None
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Colours, height, width."""
+        colours, height, width = self.images["train"].shape[1:]
+        return colours, height, width
+
+    @property
+    def classes(self) -> int:
+        """Number of labels."""
+        return int(self.labels["train"].max()) + 1
+
+    @property
+    def first_half(self) -> int:
+        """How many training images, from the first on, stand for the first of two domains."""
+        return len(self.images["train"]) // 2
+
+    def second(self, split: str) -> NDArray[np.uint8]:
+        """Images of the second domain, uint8 (n, c, h, w): turned by a right angle and inverted, or another data set's.
+
+        In training they come from the half that is not in the first domain, so that no pair exists; in the other splits
+        from all images.
+        """
+        start = self.first_half if split == "train" else 0
+        if self.other is not None:
+            return self.other[split][start:]
+        turned = np.rot90(self.images[split][start:], axes=(2, 3))
+        return np.ascontiguousarray(np.uint8(self.scale) - turned)
+
+
+def from_splits(
+    name: str, images: Mapping[str, NDArray[np.uint8]], classes: Mapping[str, NDArray[np.integer[Any]]], scale: float
+) -> Dataset:
+    """A data set of its splits: images uint8 (n, h, w) or (n, c, h, w), ``scale`` being white, and labels (n,)."""
+    images = {s: np.ascontiguousarray(a if a.ndim == 4 else a[:, None]) for s, a in images.items()}
+    labels = {s: np.ascontiguousarray(a, dtype=np.int64) for s, a in classes.items()}
+    content = hashlib.sha256()
+    for split in SPLITS:
+        content.update(images[split].tobytes())
+        content.update(labels[split].tobytes())
+    return Dataset(name, images, labels, scale, content.hexdigest()[:16])
+
+
+def stratified(labels: NDArray[np.integer[Any]], held: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places of the labels (n,) that are kept and held out: a share or a number, as many of each class as there are."""
+    from sklearn.model_selection import train_test_split
+
+    kept, out = train_test_split(np.arange(len(labels)), test_size=held, random_state=seed, stratify=labels)
+    return np.sort(kept), np.sort(out)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """A registered data set: how it is loaded, and the images' shape where that is known before."""
+
+    function: Callable[..., Dataset]
+    image: tuple[int, int, int] | None = None
+
+    def __call__(self, **options: Any) -> Dataset:
+        return self.function(**options)
+
+
+def _accept(part: Any) -> tuple[str, Loader]:
+    loader = part if isinstance(part, Loader) else Loader(part)
+    if "seed" not in parts.signature_options(loader.function, 0):
+        raise ValueError("it takes the seed of its splits, as seed")
+    parts.summary(loader.function)
+    return loader.function.__name__, loader
+
+
+DATASETS: parts.Registry[str, Loader] = parts.Registry(
+    "data",
+    "A function (seed, options by name) -> Dataset: images and labels in the splits train, validation and test, which "
+    "depend on the seed and the options alone. A missing file is a FileNotFoundError, a wrong one a ValueError.",
+    _accept,
+    lambda loader: parts.Facts(
+        parts.summary(loader.function),
+        parts.as_text(parts.signature_options(loader.function, ("seed",))),
+        parts.source(loader.function),
+    ),
+)
+
+
+def data_set(image: tuple[int, int, int]) -> Callable[[Callable[..., Dataset]], Callable[..., Dataset]]:
+    """Register a data set whose images' shape (colours, height, width) is known before they are read."""
+    origin = parts.caller(2)
+
+    def register(function: Callable[..., Dataset]) -> Callable[..., Dataset]:
+        DATASETS.enter(Loader(function, image), origin)
+        return function
+
+    return register

@@ -1,0 +1,102 @@
+"""All metrics of one member: on the validation split for selection, and once more on the test split at its end."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gimtune.algebra.objective import Objective, Parameters
+from gimtune.data import Dataset
+from gimtune.metrics.features import Features
+from gimtune.metrics.measures import columns
+from gimtune.metrics.view import Memory, View
+from gimtune.training import Pack, Resident
+from gimtune.vocabulary import Member
+
+
+class Evaluation:
+    """Measures members on a data set; what does not depend on the member is computed once and kept.
+
+    Args:
+        data: its arrays are moved to ``device`` once.
+        network: features for the Frechet distances.
+    """
+
+    def __init__(self, data: Dataset, network: Features, device: torch.device) -> None:
+        self.data, self.network = Resident(data, device), network
+        self._kept: Memory = {}
+
+    def view(
+        self, objective: Objective, parameters: Parameters, member: Member, split: str, once: Memory | None = None
+    ) -> View:
+        """A member on a split, to be looked at; ``once`` is shared by the views of one member."""
+        once = {} if once is None else once
+        return View(objective, parameters, member, split, self.data, self.network, once, self._kept)
+
+    @torch.no_grad()
+    def measure(
+        self, objective: Objective, parameters: Parameters, member: Member, splits: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """Every registered metric on the splits, with ``test_`` before the test split's keys.
+
+        ``reasons`` says of each value that is NaN why it is, and ``flags`` of each that is not to be trusted. The draws
+        depend on the member's seed and on nothing else, so the same weights give the same numbers at any time.
+        """
+        row: dict[str, Any] = {}
+        reasons: dict[str, str] = {}
+        flags: dict[str, str] = {}
+        estimators: dict[str, str] = {}
+        once: Memory = {}
+        for split in splits:
+            view = self.view(objective, parameters, member, split, once)
+            for key in columns(member):
+                value, error, reason, flag, estimator = view.estimate(key)
+                name = _named(split, key)
+                row[name] = value if math.isfinite(value) else math.nan
+                if not math.isfinite(value):
+                    reasons[name] = reason or "not finite in float32"
+                if flag:
+                    flags[name] = flag
+                if estimator:
+                    estimators[key.removeprefix("restriction/")] = estimator
+                if error is not None:
+                    row[f"{name}_se"] = error
+        row["fid_features"] = self.network.name
+        images = len(self.data.images[splits[0]])
+        row |= {"fid_samples": min(member.metrics["fid_samples"], images), "mi_images": images}
+        return {**row, "estimators": estimators, "reasons": reasons, "flags": flags}
+
+    def row(self, pack: Pack, index: int, splits: tuple[str, ...]) -> dict[str, Any]:
+        """The same of one member of a pack, as it is now."""
+        return self.measure(pack.objective, pack.one(index), pack.members[index], splits)
+
+    def failed(self, member: Member, splits: tuple[str, ...], why: str) -> dict[str, Any]:
+        """The row of a member that cannot be measured: NaN everywhere, with the reason."""
+        keys = [_named(split, key) for split in splits for key in columns(member)]
+        return {**dict.fromkeys(keys, math.nan), "reasons": dict.fromkeys(keys, why), "flags": {}}
+
+    @torch.no_grad()
+    def samples(self, objective: Objective, parameters: Parameters, member: Member, count: int) -> Tensor:
+        """The first images that the member's test FID is computed from: (count, *image) in [0, 1]."""
+        view = self.view(objective, parameters, member, "test")
+        return view.decode(view.sampled(count))
+
+    @torch.no_grad()
+    def reconstructions(self, objective: Objective, parameters: Parameters, member: Member, count: int) -> Tensor:
+        """The test split's first images and the decoder's means of a code each: (2, count, *image) in [0, 1]."""
+        view = self.view(objective, parameters, member, "test")
+        decoded = view.decode(view.drawn(count=count).z)
+        return torch.stack([self.data.scaled("test", slice(count)), decoded])
+
+    @torch.no_grad()
+    def codes(self, objective: Objective, parameters: Parameters, member: Member, count: int) -> tuple[Tensor, Tensor]:
+        """Posterior means of the validation split's first images, (n, latent_dim), and their labels, (n,)."""
+        posterior = self.view(objective, parameters, member, "validation").drawn(count=count)
+        return posterior.mu, self.data.labels["validation"][:count]
+
+
+def _named(split: str, key: str) -> str:
+    return f"test_{key}" if split == "test" else key

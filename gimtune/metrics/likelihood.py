@@ -1,0 +1,73 @@
+"""The terms of the loss on a split: likelihoods of both sides, restrictions, and how well critics tell apart."""
+
+from __future__ import annotations
+
+import torch
+
+from gimtune.algebra.objective import batches, slice_noise
+from gimtune.algebra.restrictions import RESTRICTIONS
+from gimtune.metrics.measures import Estimate, metric
+from gimtune.metrics.view import CHUNK, View
+from gimtune.vocabulary import METRICS, Match, Member, Side
+
+_TOLD_APART = "its critic tells every example apart: no estimate"
+
+
+def _own(member: Member) -> list[str]:
+    used = [RESTRICTIONS[Match(match), divergence] for match, divergence, _ in member.restrictions]
+    judged = [r.key for r in used if r.critic and r.critic.divergence.threshold is not None]
+    return [*(f"restriction/{r.key}" for r in used), *(f"critic_accuracy/{key}" for key in judged)]
+
+
+@metric(METRICS["likelihood_x"], METRICS["restriction"], more=_own)
+def terms(view: View) -> dict[str, Estimate]:
+    """E_q[log p(x|z)] and the restrictions by minibatches as in training, and the share that a critic gets right."""
+    objective, parameters, constants, member = view.objective, view.parameters, view.constants, view.member
+    count = len(view.labels)
+    parts = batches(count, member.batch_size)
+    noise = objective.noise((member.seed, "formula", view.split), count, len(parts), view.data.device)
+    sums = torch.zeros(1 + len(objective.restrictions), dtype=torch.float64, device=view.data.device)
+    accuracies: dict[str, float] = {}
+    for i, part in enumerate(parts):
+        draws = {k: v[0] for k, v in slice_noise({k: v[None] for k, v in noise.items()}, part, i).items()}
+        x, share = view.data.scaled(view.split, part), (part.stop - part.start) / count
+        batch = objective.terms(parameters, constants, x, draws)
+        likelihood = batch.likelihood
+        if view.side is not Side.Q:
+            likelihood = objective.log_prob_x(parameters, x, view.posterior.z[part]).mean()
+        sums += share * torch.cat([likelihood[None], batch.divergences])
+        for name, value in objective.accuracies(parameters, constants, x, draws).items():
+            accuracies[name] = accuracies.get(name, 0.0) + share * float(value)
+    divergences = sums[1:]
+    of_critic = "unit-variance Gaussian of the critic's last hidden layer" if objective.likelihood.of_critic else ""
+    values = {
+        "likelihood_x": Estimate(float(sums[0]), estimator=of_critic),
+        "restriction": Estimate(float((constants.weights * divergences).sum())),
+    }
+    for restriction, value in zip(objective.restrictions, divergences.tolist(), strict=True):
+        lost = accuracies.get(restriction.key, 0.0) > 1 - 1e-9
+        values[f"restriction/{restriction.key}"] = Estimate(
+            value, flag=_TOLD_APART if lost else "", estimator=restriction.estimated(view.prior)
+        )
+    return values | {f"critic_accuracy/{name}": Estimate(value) for name, value in accuracies.items()}
+
+
+@metric(METRICS["likelihood_z"])
+def likelihood_z(view: View) -> Estimate:
+    """E_p[log q(z|x)] at the decoder's means of codes from the prior."""
+    pairs = zip(view.generated.split(CHUNK), view.prior_codes.split(CHUNK), strict=True)
+    log_q = torch.cat([view.objective.log_prob_z(view.parameters, x, z) for x, z in pairs])
+    return Estimate(float(log_q.double().mean()), estimator="" if view.encoder.gaussian else view.encoder.estimator)
+
+
+@metric(METRICS["likelihood"])
+def likelihood(view: View) -> float:
+    """The likelihood of the model's side, or of both."""
+    keys = {Side.Q: ("likelihood_x",), Side.P: ("likelihood_z",)}.get(view.side, ("likelihood_x", "likelihood_z"))
+    return sum(view.value(key) for key in keys)
+
+
+@metric(METRICS["loss"])
+def loss(view: View) -> float:
+    """What the model minimises."""
+    return view.value("restriction") - view.value("likelihood")

@@ -1,0 +1,223 @@
+"""What a metric may look at: one member on one split, each part made when it is first asked for, and once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from gimtune.algebra.encoders import Encoder, Posterior
+from gimtune.algebra.objective import Constants, Objective, Parameters
+from gimtune.algebra.priors import Prior
+from gimtune.algebra.seeds import generator, number
+from gimtune.metrics import mixture
+from gimtune.metrics.features import Features
+from gimtune.metrics.measures import MEASURES, Estimate, Measure
+from gimtune.training import Resident
+from gimtune.vocabulary import Member, Side
+
+#: Images that go through the networks at a time.
+CHUNK = 2000
+T = TypeVar("T")
+Memory = dict[Hashable, Any]
+
+
+class View:
+    """One member on one split.
+
+    Attributes:
+        split: ``validation`` or ``test``.
+        member: its configuration.
+        data: the data set on the device, of which training images and labels may be looked at too.
+        network: features of images, for distances.
+        side, prior, encoder, latent_dim: what the member is.
+        count: how many images are generated, and reconstructed.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        parameters: Parameters,
+        member: Member,
+        split: str,
+        data: Resident,
+        network: Features,
+        once: Memory,
+        kept: Memory,
+    ) -> None:
+        self.objective, self.parameters, self.member, self.split = objective, parameters, member, split
+        self.data, self.network = data, network
+        self.side: Side = objective.side
+        self.prior: Prior = objective.prior
+        self.encoder: Encoder = objective.encoder
+        self.latent_dim = objective.latent_dim
+        self.count: int = min(member.metrics["fid_samples"], len(data.images[split]))
+        self._once, self._kept = once, kept
+        self._estimates: dict[str, Estimate] = {}
+        self._asked: list[str] = []
+
+    # What there is on the split
+
+    @cached_property
+    def images(self) -> Tensor:
+        """All images of the split, (n, *image) in [0, 1]."""
+        return self.data.scaled(self.split, slice(None))
+
+    @property
+    def labels(self) -> Tensor:
+        """Their labels, int64 (n,), on the CPU."""
+        return self.data.labels[self.split]
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """Means and deviations of q(z|x) of all images of the split, and one code each, (n, d)."""
+        return self.drawn()
+
+    def drawn(self, stream: str = "evaluation", count: int | None = None) -> Posterior:
+        """The same with codes of another draw, of the first ``count`` images."""
+        return self.encoded(self.split, slice(count), stream)
+
+    @cached_property
+    def prior_codes(self) -> Tensor:
+        """Codes from the prior, (count, d)."""
+        return self.sampled(self.count)
+
+    def sampled(self, count: int) -> Tensor:
+        """The first codes from the prior, (count, d)."""
+        source = self.random("generation")
+        return self.prior.sample(self.prior_tensors, self.prior.noise(count, self.latent_dim, source))
+
+    @cached_property
+    def generated(self) -> Tensor:
+        """Decoded means of the codes from the prior, (count, *image) in [0, 1]."""
+        return self.decode(self.prior_codes)
+
+    @cached_property
+    def reconstructed(self) -> Tensor:
+        """Decoded means of the posteriors' codes, (count, *image) in [0, 1]."""
+        return self.decode(self.posterior.z[: self.count])
+
+    @cached_property
+    def resampled(self) -> Tensor | str:
+        """Decoded means of codes from a mixture that is fitted to training codes, or why there is none.
+
+        Source: Ghosh et al. 2020, section 3.
+        """
+        if not self.prior.density:
+            return f"a mixture of Gaussians does not describe the codes of a {self.prior.name} prior"
+        seed = self.member.seed
+        fitted = self.once("mixture", lambda: mixture.fit(self.training.z, number(seed, "expost")))
+        if isinstance(fitted, str):
+            return fitted
+        fitted.random_state = number(seed, "expost", self.split)
+        return self.decode(torch.from_numpy(fitted.sample(self.count)[0]).float().to(self.data.device))
+
+    # What there is on the training split
+
+    @property
+    def training(self) -> Posterior:
+        """The same as `posterior`, of the training images that probes are fitted to, at most ``probe_samples``."""
+        return self.once("training", lambda: self.encoded("train", self._training_index.to(self.data.device)))
+
+    @property
+    def training_labels(self) -> Tensor:
+        """Their labels, int64 (n,), on the CPU."""
+        return self.data.labels["train"][self._training_index]
+
+    @property
+    def _training_index(self) -> Tensor:
+        order = torch.randperm(len(self.data.images["train"]), generator=generator(torch.device("cpu"), "probe"))
+        return order[: self.member.metrics["probe_samples"]].sort().values
+
+    # What can be done with the member
+
+    def encoded(self, split: str, index: slice | Tensor, stream: str = "evaluation") -> Posterior:
+        """Posteriors of images of a split, and one code each, by a stream of noise of the member's."""
+        images = self.data.images[split][index]
+        source = generator(self.data.device, self.member.seed, stream, split)
+        noise = torch.randn(len(images), self.encoder.noise(self.latent_dim), generator=source, device=images.device)
+        return self._encode(images, noise, self.data.scale)
+
+    def encode(self, images: Tensor, noise: Tensor) -> Posterior:
+        """Posteriors of images (n, *image) in [0, 1], with codes from base noise (n, ``encoder.noise(latent_dim)``)."""
+        return self._encode(images, noise, 1.0)
+
+    def _encode(self, images: Tensor, noise: Tensor, scale: float) -> Posterior:
+        parts = [
+            self.objective.posterior(self.parameters, x / scale, draws)
+            for x, draws in zip(images.split(CHUNK), noise.split(CHUNK), strict=True)
+        ]
+        return Posterior(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Decoded means of codes (n, d): (n, *image) in [0, 1]."""
+        decoded = [self.objective.decode(self.parameters, z) for z in codes.split(CHUNK)]
+        return torch.cat([self.objective.likelihood.mean(output) for output in decoded])
+
+    @cached_property
+    def constants(self) -> Constants:
+        """The member's weights of restrictions, and its prior's constants."""
+        return self.data.constants(self.objective, self.member, self.split)
+
+    @cached_property
+    def prior_tensors(self) -> Any:
+        """What the prior's methods take: `prior.log_prob(view.prior_tensors, codes)`."""
+        return self.objective.prior_tensors(self.parameters, self.constants)
+
+    def random(self, *key: str | int) -> torch.Generator:
+        """A generator of the member, the split and a key: the same at every evaluation."""
+        return generator(self.data.device, self.member.seed, *key, self.split)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What is made once for all splits of the member, a classifier that is fitted to training codes, say."""
+        return _remembered(self._once, key, make)
+
+    def kept(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What is made once for all members, since it depends on the data alone."""
+        return _remembered(self._kept, key, make)
+
+    # Values of metrics, which may rest on others
+
+    def estimate(self, key: str) -> Estimate:
+        """A metric of this member on this split, measured when it is first asked for.
+
+        Raises:
+            KeyError: no metric measures it.
+            ValueError: a metric that rests on itself, or does not return what it declares.
+        """
+        if key not in self._estimates:
+            measure = self._measure(key)
+            if measure.name in self._asked:
+                raise ValueError(f"metric {measure.name}: it rests on itself, by {' and '.join(self._asked)}")
+            self._asked.append(measure.name)
+            try:
+                self._estimates |= measure(self)
+            finally:
+                self._asked.pop()
+        return self._estimates[key]
+
+    def value(self, key: str) -> float:
+        """The same, its value alone; NaN where it is not defined."""
+        return self.estimate(key).value
+
+    def _measure(self, key: str) -> Measure:
+        for measure in MEASURES.values():
+            if key in measure.keys(self.member):
+                return measure
+        raise KeyError(f"no metric measures {key}")
+
+
+def undefined(reason: str) -> Estimate:
+    """A value that is not defined, and why."""
+    return Estimate(math.nan, reason=reason)
+
+
+def _remembered(memory: Memory, key: Hashable, make: Callable[[], T]) -> T:
+    if key not in memory:
+        memory[key] = make()
+    value: T = memory[key]
+    return value

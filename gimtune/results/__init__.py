@@ -1,0 +1,1 @@
+"""What a study leaves behind, and what is known of it: needs neither torch nor Ray."""

@@ -1,0 +1,58 @@
+"""Run folders: made, locked by the driver that is at work on one, and named to a person."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+def make(parent: Path) -> Path | None:
+    """A new run folder, named by the time; ``None`` if there are a hundred of this second."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{i}" for i in range(1, 100))):
+        run = parent / f"{stamp}{suffix}"
+        try:
+            run.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return run
+    return None
+
+
+@contextmanager
+def held(run: Path) -> Iterator[bool]:
+    """Hold a run folder against a second driver; whether it could be. The kernel lets go of it when this one dies."""
+    with (run / ".lock").open("w") as handle:
+        for attempt in range(5):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                # whoever asks for the study's status holds it for a moment
+                time.sleep(0.05 * attempt)
+        else:
+            yield False
+            return
+        yield True
+
+
+def driver_at_work(run: Path) -> bool:
+    """Whether a driver holds the run folder's lock: the kernel lets go of it when the driver dies."""
+    try:
+        with (run / ".lock").open() as handle:
+            # shared, and given back at once: a driver that starts meanwhile tries more than once
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def relative(path: Path) -> Path:
+    """A path as it is typed from where the user stands."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

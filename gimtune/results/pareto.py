@@ -1,0 +1,254 @@
+"""Pareto fronts and hypervolumes: computed here, drawn elsewhere. Imports no plotting library."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import moocore
+import numpy as np
+import pandas as pd
+
+from gimtune.results.store import reasons
+from gimtune.vocabulary import METRICS, Direction, Status
+
+OBJECTIVES: Mapping[str, str] = MappingProxyType({"fid": "min", "probe_accuracy": "max"})
+
+_FEATURES = frozenset(key for key, metric in METRICS.items() if metric.unit == "features^2")
+#: Products of numbers beyond it would be infinite.
+_LARGEST = 1e100
+_LEFT_OUT = {
+    Status.PLANNED: "unfinished",
+    Status.RUNNING: "unfinished",
+    Status.FAILED: "failed",
+    Status.DIVERGED: "diverged",
+}
+
+
+class Front(NamedTuple):
+    """The non-dominated members of a study, chosen on the validation split.
+
+    Attributes:
+        objectives: metric and direction.
+        points: every member considered, with two columns more: ``on_front`` and ``collapsed`` (no active latent unit:
+            the restriction has pressed all information out, so the point is no trade-off).
+        rows: those on the front, best first along the first objective; equal points are all kept.
+        hypervolume: of the front, in the product of the objectives' units; 0 without a point.
+        reference: the corner it is measured from, by objective; NaN where no point says where it should be.
+        left_out: number of rows not considered, by reason.
+    """
+
+    objectives: dict[str, Direction]
+    points: pd.DataFrame
+    rows: pd.DataFrame
+    hypervolume: float
+    reference: dict[str, float]
+    left_out: dict[str, int]
+
+
+def directions(objectives: Mapping[str, str] | Iterable[str]) -> dict[str, Direction]:
+    """Objectives with their directions; the metric's own where none is given.
+
+    Raises:
+        ValueError: fewer than two, an unknown metric, or a direction that is missing or not the metric's own.
+
+    >>> directions(["fid", "mi"])
+    {'fid': <Direction.MIN: 'min'>, 'mi': <Direction.MAX: 'max'>}
+    """
+    given = dict(objectives) if isinstance(objectives, Mapping) else dict.fromkeys(objectives, "")
+    chosen: dict[str, Direction] = {}
+    for key, direction in given.items():
+        if key.removeprefix("test_") != key:
+            raise ValueError(f"objective {key}: a front is chosen on the validation split; use {key[5:]}")
+        if key not in METRICS:
+            raise ValueError(f"objective {key}: no such metric; there are {', '.join(METRICS)}")
+        own = METRICS[key].direction
+        if not direction and own is Direction.NONE:
+            raise ValueError(f"objective {key}: it only describes; say {key}=min or {key}=max")
+        if direction not in ("", "min", "max") or (direction and own not in (Direction.NONE, direction)):
+            raise ValueError(
+                f"objective {key}: direction {direction!r}; allowed: {own if own != 'none' else 'min, max'}"
+            )
+        chosen[key] = Direction(direction or own)
+    if len(chosen) < 2:
+        raise ValueError(f"objectives: {', '.join(chosen) or 'none'}; a front takes two or more metrics")
+    return chosen
+
+
+def front(
+    trials: pd.DataFrame,
+    objectives: Mapping[str, str] | Iterable[str] = OBJECTIVES,
+    *,
+    only: Mapping[str, str] | None = None,
+    reference: Mapping[str, float] | None = None,
+) -> Front:
+    """Pareto front of the finished members; early-stopped ones are finished.
+
+    Args:
+        trials: rows as of `gimtune.store.Store.trials`; may be empty.
+        objectives: metrics, with or without directions.
+        only: column and value to choose where a study mixes data sets or FID features, e.g. ``{"data": "digits"}``.
+        reference: corner of the hypervolume, by objective. Left open it is 0 (or 1) for a fraction, and for others the
+            worst value considered, a tenth of the range further out. It moves as members end: pass the first front's
+            to compare hypervolumes over time. Points beyond it add nothing.
+
+    Raises:
+        ValueError: an objective that is none, a column that is missing, a value of ``only`` that no row has, or
+            members of several data sets or FID features, whose numbers do not compare.
+    """
+    chosen = directions(objectives)
+    needed = ["status", "data", *(["fid_features"] if _FEATURES & set(chosen) else []), *chosen, *(only or {})]
+    missing = [c for c in dict.fromkeys(needed) if c not in trials]
+    if trials.empty:
+        trials = trials.reindex(columns=[*trials.columns, *missing])
+    elif missing:
+        raise ValueError(f"trials lack the column {', '.join(missing)}")
+    for column, value in (only or {}).items():
+        there = sorted(trials[column].dropna().astype(str).unique())
+        if there and value not in there:
+            raise ValueError(f"{column}={value}: no trial has it; there are {', '.join(there)}")
+    found = _front(trials, chosen, only or {}, reference or {})
+    for column, option in (("data", "--data"), ("fid_features", "--features")):
+        counts = Counter(found.points[column].fillna("unknown")) if column in needed else Counter()
+        if len(counts) > 1:
+            mixed = ", ".join(f"{value} ({count} trials)" for value, count in counts.items())
+            raise ValueError(f"{column} is mixed: {mixed}; their numbers do not compare. Choose one with {option}")
+    return found
+
+
+def fronts_by(
+    trials: pd.DataFrame,
+    by: str,
+    objectives: Mapping[str, str] | Iterable[str] = OBJECTIVES,
+    *,
+    only: Mapping[str, str] | None = None,
+    reference: Mapping[str, float] | None = None,
+) -> dict[str, Front]:
+    """A front for each value of a column, all from one reference point, so that their hypervolumes compare.
+
+    Raises:
+        ValueError: as `front` of all rows, or there is no such column.
+    """
+    whole = front(trials, objectives, only=only, reference=reference)
+    if trials.empty:
+        return {}
+    if by not in trials:
+        raise ValueError(f"trials lack the column {by}")
+    groups = trials.groupby(trials[by].fillna("unknown"))
+    return {str(name): _front(group, whole.objectives, only or {}, whole.reference) for name, group in groups}
+
+
+def dominance_rank(front: Front) -> pd.Series:
+    """Rank of every point by non-dominated sorting: 0 on the front, 1 on the front of the others, and so on.
+
+    Equal points have equal ranks. Source: Deb et al. 2002, section III.A.
+    """
+    ranks = moocore.pareto_rank(_values(front.points, front), maximise=_maximised(front.objectives))
+    return pd.Series(ranks, index=front.points.index, name="dominance_rank", dtype=int)
+
+
+def contributions(front: Front) -> pd.DataFrame:
+    """Who would be missed: what the front loses with each of its rows, and which row is the knee.
+
+    Returns:
+        By the index of ``front.rows``, the columns
+
+        - ``hypervolume``: of the front less that of the front without the row; 0 for one of equal rows, and for a row
+          beyond the reference point.
+        - ``epsilon``: by how much, as a share of the front's range in every objective, the nearest other row would have
+          to be better to replace it (additive epsilon of the front without it; Zitzler et al. 2003); infinite for the
+          only row.
+        - ``knee``: the row furthest from the plane through the corners of the front's range, on the side of the ideal
+          point (Das 1999); the first of equals, and none where no row lies on that side.
+
+    >>> trials = pd.DataFrame({"fid": [1.0, 2.0, 9.0], "probe_accuracy": [0.1, 0.8, 0.9]})
+    >>> contributions(front(trials.assign(status="done", data="digits", fid_features="classifier")))["knee"].tolist()
+    [False, True, False]
+    """
+    values, maximise = _values(front.rows, front), _maximised(front.objectives)
+    index = front.rows.index
+    if not len(values):
+        return pd.DataFrame({"hypervolume": [], "epsilon": [], "knee": np.array([], dtype=bool)}, index=index)
+    volumes = moocore.hv_contributions(values, ref=list(front.reference.values()), maximise=maximise)
+    scaled = _scaled(values, maximise)
+    knee = np.zeros(len(values), dtype=bool)
+    # of points on the plane through the unit intercepts the coordinates sum to 1; in two dimensions these are the ends
+    knee[scaled.sum(1).argmin()] = scaled.sum(1).min() < 1 - 1e-9
+    epsilon = [
+        max(0.0, float((np.delete(scaled, i, 0) - scaled[i]).max(1).min(initial=math.inf))) for i in range(len(scaled))
+    ]
+    return pd.DataFrame({"hypervolume": volumes, "epsilon": epsilon, "knee": knee}, index=index)
+
+
+def _values(rows: pd.DataFrame, front: Front) -> np.ndarray:
+    return rows[list(front.objectives)].to_numpy(dtype=float)
+
+
+def _maximised(objectives: Mapping[str, Direction]) -> list[bool]:
+    return [d is Direction.MAX for d in objectives.values()]
+
+
+def _scaled(values: np.ndarray, maximise: list[bool]) -> np.ndarray:
+    """To minimise, with the front's best at 0 and worst at 1."""
+    costs = np.where(maximise, -values, values)
+    return (costs - costs.min(0)) / np.where(np.ptp(costs, 0) > 0, np.ptp(costs, 0), 1)
+
+
+def _front(
+    trials: pd.DataFrame, objectives: dict[str, Direction], only: Mapping[str, str], reference: Mapping[str, float]
+) -> Front:
+    why = why_left_out(trials, list(objectives), only)
+    points = trials[np.array([w is None for w in why], dtype=bool)]
+    values = points[list(objectives)].to_numpy(dtype=float)
+    maximise = _maximised(objectives)
+    best = moocore.is_nondominated(values, maximise=maximise, keep_weakly=True)
+    collapsed = points["active_units"].eq(0) if "active_units" in points else False
+    points = points.assign(collapsed=collapsed, on_front=best)
+    rows = points[best].drop(columns="on_front")
+    rows = rows.sort_values(list(objectives), ascending=[not m for m in maximise], kind="stable")
+    corner = {
+        key: _corner(key, direction, values[:, i], reference.get(key, math.nan))
+        for i, (key, direction) in enumerate(objectives.items())
+    }
+    volume = moocore.hypervolume(values, ref=list(corner.values()), maximise=maximise) if len(values) else 0.0
+    return Front(objectives, points, rows, float(volume), corner, dict(Counter(w for w in why if w).most_common()))
+
+
+def why_left_out(trials: pd.DataFrame, objectives: list[str], only: Mapping[str, str]) -> list[str | None]:
+    """Reason by row; ``None`` for rows to consider: ended well, as ``only`` chooses, with objectives up to 1e100."""
+    why: list[str | None] = [_LEFT_OUT.get(status) for status in trials["status"]]
+    for column, value in only.items():
+        why = [w or (None if v == value else f"{column} not {value}") for w, v in zip(why, trials[column], strict=True)]
+    for key in objectives:
+        values = trials[key].to_numpy(dtype=float)
+        for i in np.flatnonzero(~(abs(values) <= _LARGEST)):
+            why[i] = why[i] or f"no {key}: {_absurd(values[i]) or _reason(trials, int(i), key)}"
+    return why
+
+
+def _absurd(value: float) -> str:
+    return "infinite" if math.isinf(value) else f"beyond {_LARGEST:g}" if abs(value) > _LARGEST else ""
+
+
+def _reason(trials: pd.DataFrame, i: int, key: str) -> str:
+    text = trials["reasons"].iloc[i] if "reasons" in trials else None
+    try:
+        return str(reasons({"reasons": text}).get(key, "NaN, no reason recorded"))
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(f"trial {trials['trial'].iloc[i]}: column reasons is no JSON object") from None
+
+
+def _corner(key: str, direction: Direction, values: np.ndarray, given: float) -> float:
+    maximise = direction is Direction.MAX
+    if math.isfinite(given):
+        return given
+    if METRICS[key].unit == "fraction":
+        return 0.0 if maximise else 1.0
+    if not len(values):
+        return math.nan
+    low, high = float(values.min()), float(values.max())
+    margin = 0.1 * ((high - low) or abs(high) or 1.0)
+    return low - margin if maximise else high + margin

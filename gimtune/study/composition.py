@@ -1,0 +1,260 @@
+"""A study composed by Hydra from ``studies/``, a folder ``studies`` where the user stands, and the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gimtune import parts
+from gimtune.results import mirror
+from gimtune.study.messages import ConfigError
+from gimtune.study.schema import OPEN, SWEPT, Config, all_fields, is_list, keys, unknown, validated
+
+STUDIES = (Path(__file__).resolve().parents[1] / "studies").resolve()
+GROUPS = ("study", "model", "data", "prior", "network", "search", "scheduler", "resources")
+
+
+def load(arguments: Sequence[str]) -> Config:
+    """The configuration that the command line asks for, fully checked but for the machine and the data.
+
+    Raises:
+        ConfigError: anything unknown, of a wrong type or impossible.
+    """
+    config = validated(_compose(list(arguments)))
+    if config.resume is None:
+        return config
+    others = [a for a in arguments if not re.match(r"(resume|dry_run|ray\.\w+)=", a)]
+    if others:
+        raise ConfigError(
+            f"{others[0]}: with resume only ray.* and dry_run may be given; the run's own file says the rest"
+        )
+    run = config.resume
+    if mirror.is_address(run):
+        try:
+            run = str(mirror.fetch(run))
+        except ValueError as error:
+            raise ConfigError(f"resume={error}") from None
+        except OSError as error:
+            raise ConfigError(f"resume={run}: {str(error).splitlines()[0]}") from None
+    stated = reopened(Path(run))
+    given = {a.split("=")[0].removeprefix("ray.") for a in arguments if a.startswith("ray.")}
+    ray = stated.ray.model_copy(update={key: getattr(config.ray, key) for key in given})
+    return stated.model_copy(update={"resume": run, "dry_run": config.dry_run, "ray": ray})
+
+
+def reopened(run: Path) -> Config:
+    """The configuration that a run folder states.
+
+    Raises:
+        ConfigError: it is no run folder, or its file is damaged.
+    """
+    path = run / "config.yaml"
+    if not path.is_file() or not (run / "study.db").is_file():
+        raise ConfigError(f"resume={run}: no run folder (it needs config.yaml and study.db)")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+    load_plugins(content.get("plugins", []) if isinstance(content, dict) else [])
+    return validated(content)
+
+
+def dump(config: Config) -> str:
+    """A configuration as the YAML that `reopened` reads."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _compose(arguments: list[str]) -> Any:
+    own, overrides = _own_studies(), [(argument, _parsed(argument)) for argument in arguments]
+    _load_plugins(overrides, own)
+    plain: list[str] = []
+    replaced: list[Any] = []
+    adopted: dict[str, str] = {}
+    for argument, override in overrides:
+        key, value = override.key_or_group, override.value()
+        _check_override(argument, override)
+        if key in GROUPS and not override.is_delete() and (part := _adopted(key, value, own)):
+            adopted[key] = part
+        # Hydra merges a mapping into the one that stands there, and knows no options of parts; a space is replaced
+        elif not override.is_delete() and (key.partition(".")[0] in ("space", *OPEN) or isinstance(value, dict)):
+            (plain if key in GROUPS else replaced).append(argument if key in GROUPS else override)
+        else:
+            plain.append(argument)
+    composed, study = _hydra(plain, own)
+    for key, value in _stated(study, own, "space").items():
+        if (group := f"{key}=") in {a.partition("=")[0] + "=" for a in plain} and key in GROUPS:
+            raise ConfigError(f"{group}...: study={study} sets space.{key} itself; write space.{key}=... instead")
+        OmegaConf.update(composed, f"space.{key}", value, merge=False, force_add=True)
+    for group, name in adopted.items():
+        key, content = _PLACES[group](name)
+        OmegaConf.update(composed, key, content, merge=False, force_add=True)
+    for override in replaced:
+        key = override.key_or_group
+        if not key.startswith(("space.", *(f"{section}." for section in OPEN))) and key not in {*keys()}:
+            raise ConfigError(unknown(key))
+        OmegaConf.update(composed, key, override.value(), merge=False, force_add=True)
+    try:
+        return OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+
+
+def _parsed(argument: str) -> Any:
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        override = None
+    if override is None or not override.key_or_group:
+        raise ConfigError(f"{argument}: cannot be read; write key=value, and quote mappings: 'key={{grid: [1, 2]}}'")
+    if override.is_sweep_override():
+        raise ConfigError(f"{argument}: several values are written as a space: 'KEY={{grid: [a, b]}}'")
+    return override
+
+
+def _check_override(argument: str, override: Any) -> None:
+    key = override.key_or_group
+    if key.startswith("hydra"):
+        raise ConfigError(unknown(key))
+    # Hydra would look for the rest as an index
+    if above := next((k for k, field in all_fields() if is_list(field) and key.startswith(f"{k}.")), None):
+        raise ConfigError(f"{argument}: {above} is a list, and is given whole: {above}=[...]")
+    whole = key in GROUPS or (key in {*keys()} and not key.startswith("space."))
+    if override.is_delete() and (whole or override.value() is not None):
+        raise ConfigError(f"{argument}: ~KEY takes a part out of a space or a mapping; write {key}=VALUE")
+
+
+def _hydra(arguments: list[str], own: Path | None) -> tuple[DictConfig, str]:
+    """What Hydra makes of the groups and keys, and the name of the study."""
+    search = [f"hydra.searchpath=['file://{str(own).replace(chr(39), chr(92) + chr(39))}']"] if own else []
+    try:
+        with hydra.initialize_config_dir(str(STUDIES), version_base="1.3"):
+            composed = hydra.compose("config", arguments + search, return_hydra_config=True)
+    except MissingConfigException as error:
+        group, _, name = str(error.missing_cfg_file or "").rpartition("/")
+        raise ConfigError(f"{group}={name}: allowed are {', '.join(error.options or options(group))}") from None
+    except ConfigCompositionException as error:
+        raise ConfigError(_composition(str(error), arguments)) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"a study file is not YAML: {' '.join(str(error).split())}") from None
+    assert isinstance(composed, DictConfig)
+    OmegaConf.set_struct(composed, False)
+    study = str(composed.hydra.runtime.choices.study)
+    del composed["hydra"]
+    return composed, study
+
+
+def _load_plugins(overrides: Sequence[tuple[str, Any]], own: Path | None) -> None:
+    """Import the plug-ins that the command line names, or else the study: their parts are looked for from here on."""
+    given = {override.key_or_group: override.value() for _, override in overrides}
+    named = given.get("plugins", _stated(str(given.get("study", "tradeoff")), own, "plugins"))
+    load_plugins(named)
+
+
+def load_plugins(named: Any) -> None:
+    """Import plug-ins, and those of installed packages.
+
+    Raises:
+        ConfigError: no list of names, or one that cannot be imported or has a part that is refused.
+    """
+    if not isinstance(named, list | dict) or not all(isinstance(name, str) for name in named):
+        raise ConfigError(f"plugins={named!r}: a list of modules, [my_package.parts]")
+    try:
+        parts.load(named)
+    except parts.PartError as error:
+        raise ConfigError(str(error)) from None
+
+
+#: Groups whose option may be a registered part without a file, and what it then stands for.
+_PLACES: Mapping[str, Callable[[str], tuple[str, Any]]] = {
+    "network": lambda name: ("network", {"name": name}),
+    "prior": lambda name: ("space.prior", name),
+    "model": lambda name: ("models", [name]),
+}
+
+
+def _adopted(group: str, option: Any, own: Path | None) -> str | None:
+    """The option of a group that has no file and is a plug-in's part.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    there = sorted({*options(group), *(path.stem for path in (own / group).glob("*.yaml"))} if own else options(group))
+    if option in there:
+        return None
+    registered = [str(name) for name in parts.registries().get(group, ())]
+    if option in registered and group in _PLACES:
+        return str(option)
+    more = f"; the registered {option} needs a file studies/{group}/{option}.yaml" if option in registered else ""
+    known = sorted({*there, *(registered if group in _PLACES else ())})
+    raise ConfigError(f"{group}={option}: allowed are {', '.join(known)}{more}")
+
+
+def _own_studies() -> Path | None:
+    """The folder ``studies`` where the user stands, if it is another than ours.
+
+    Raises:
+        ConfigError: a file in it has the name of one of ours, which Hydra would take instead, or leads out of it.
+    """
+    own = Path.cwd() / "studies"
+    if not own.is_dir() or own.resolve() == STUDIES:
+        return None
+    for path in own.rglob("*.yaml"):
+        ours = STUDIES / path.relative_to(own)
+        if ours.is_file() and ours.read_bytes() != path.read_bytes():
+            raise ConfigError(f"{path}: gimtune ships a file of that name; give yours another")
+        with contextlib.suppress(yaml.YAMLError):  # composing says it better
+            content = yaml.safe_load(path.read_text())
+            if isinstance(content, dict) and ".." in json.dumps(content.get("defaults"), default=str):
+                raise ConfigError(f"{path}: its defaults lead out of {own}")
+    return own
+
+
+def _stated(study: str, own: Path | None, key: str) -> Any:
+    """What a study file itself states under a key: to be taken as a whole, and not merged into the defaults."""
+    for folder in (STUDIES, own):
+        if folder and (path := folder / "study" / f"{study}.yaml").is_file():
+            try:
+                content = yaml.safe_load(path.read_text())
+            except yaml.YAMLError:
+                return {}  # composing says it better
+            stated = (content if isinstance(content, dict) else {}).get(key)
+            return stated if isinstance(stated, dict | list) else {}
+    return {}
+
+
+def _composition(message: str, arguments: Sequence[str]) -> str:
+    found = re.search(r"Could not (?:override|append|delete)[^']*'([^']+)'", message)
+    if not found:
+        return message.splitlines()[0]
+    key = found[1].split("@")[0]
+    return unknown(key)
+
+
+def options(group: str) -> list[str]:
+    """The files of a configuration group."""
+    return sorted(path.stem for path in (STUDIES / group).glob("*.yaml"))
+
+
+def help_text() -> str:
+    """What ``--help`` prints: groups with their options, then every key with what it means."""
+    lines = ["usage: python -m gimtune [group=option] [key=value] ...", "", "groups:"]
+    lines += [f"  {group:28} {', '.join(options(group))}" for group in GROUPS]
+    lines += ["", "keys:"]
+    lines += [f"  {key:28} {field.description}" for key, field in all_fields()]
+    lines += [f"  {f'space.{key}':28} a value or a space: {meaning}" for key, meaning in SWEPT.items()]
+    lines += ["", "spaces: {grid: [..]} {choice: [..]} {uniform: [a, b]} {loguniform: [a, b]} {randint: [a, b]}"]
+    lines += ["        {per: model, vae: SPACE, default: SPACE}   (or per: prior, per: restriction)"]
+    return "\n".join(lines)

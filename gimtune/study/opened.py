@@ -1,0 +1,38 @@
+"""A member of a run that has ended, with its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.utils._pytree import tree_map
+
+from gimtune import data, parts
+from gimtune.metrics import Evaluation, features
+from gimtune.training import FORMAT, Pack, default_device
+from gimtune.vocabulary import Member
+
+
+def opened(folder: Path, trial: str, root: str | None = None) -> tuple[Pack, Evaluation]:
+    """An ended member of a run folder with its weights, as a pack of one, to be measured and sampled anew.
+
+    Args:
+        root: of the data's files, as `gimtune.data.load` takes it.
+
+    Raises:
+        FileNotFoundError: it has no weights there: it has not ended, or is dominated and they were dropped.
+        ValueError: they are of another format.
+    """
+    path = folder / "members" / f"{trial}.pt"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no weights; those of members that have ended and are not dominated are kept")
+    kept = torch.load(path, weights_only=True, map_location="cpu")
+    if kept.get("format") != FORMAT:
+        raise ValueError(f"{path}: format {kept.get('format')}; this version reads {FORMAT}")
+    member, device = Member.from_json(kept["member"]), default_device()
+    parts.load(expected=member.plugins, named=member.plugins)
+    images = data.load(root=root, **member.data)
+    evaluation = Evaluation(images, features.load(images, member.metrics, folder, device), device)
+    pack = Pack([member], evaluation.data)
+    pack.parameters = tree_map(lambda leaf: leaf.to(device)[None].requires_grad_(), kept["parameters"])
+    return pack, evaluation

@@ -1,0 +1,21 @@
+"""Members as one program: packs, their train steps, checkpoints. Knows neither metrics nor Ray."""
+
+from gimtune.training.adam import Adam
+from gimtune.training.checkpoints import reached, save
+from gimtune.training.device import Resident, default_device, precision
+from gimtune.training.loop import Rows, run
+from gimtune.training.pack import FORMAT, Pack, pack_name
+
+__all__ = [
+    "FORMAT",
+    "Adam",
+    "Pack",
+    "Resident",
+    "Rows",
+    "default_device",
+    "pack_name",
+    "precision",
+    "reached",
+    "run",
+    "save",
+]

@@ -1,0 +1,47 @@
+"""Checkpoints of a pack, which stand at the ends of epochs: written whole or not at all, and found again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gimtune.files import replacing
+from gimtune.training.pack import FORMAT
+
+_KEPT = 2
+
+
+def reached(checkpoints: Path) -> int:
+    """The epoch of a pack's newest checkpoint by its name, readable or not; 0 without one."""
+    return max((int(path.stem.removeprefix("epoch-")) for path in checkpoints.glob("epoch-*.pt")), default=0)
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """`torch.save` that leaves the old file or the new one, never half of either."""
+    with replacing(path) as temporary, temporary.open("wb") as handle:
+        # through a handle: by a name torch reports a full disk as a RuntimeError of its zip writer
+        torch.save(state, handle)
+
+
+def newest(checkpoints: Path, note: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest state that can be read; ``note`` is told of each that cannot."""
+    for path in sorted(checkpoints.glob("epoch-*.pt"), reverse=True):
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        except Exception as error:  # torch raises a different type for every way a file can be cut
+            note(f"{path}: cannot be read ({type(error).__name__}); going on from the one before")
+            continue
+        if state.get("format") == FORMAT:
+            return state
+        note(f"{path}: format {state.get('format')}; this version writes {FORMAT}")
+    return None
+
+
+def keep(state: dict[str, Any], checkpoints: Path) -> None:
+    """Write a pack's state, and drop all but the last two."""
+    save(state, checkpoints / f"epoch-{state['epoch']:06d}.pt")
+    for old in sorted(checkpoints.glob("epoch-*.pt"))[:-_KEPT]:
+        old.unlink()

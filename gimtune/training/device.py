@@ -1,0 +1,69 @@
+"""A device, its precision, and a data set's tensors on it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gimtune.algebra.objective import Constants, Objective
+from gimtune.data import Dataset
+from gimtune.vocabulary import Member
+
+
+def default_device() -> torch.device:
+    """The first CUDA device that this process sees, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it (CUDA from Ampere on, AVX512-BF16, AMX), else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+class Resident:
+    """A data set on a device, moved there once.
+
+    Attributes:
+        dataset: the arrays that it was made of.
+        images: by split, uint8 (n, *image), on the device.
+        labels: by split, int64 (n,), on the CPU.
+    """
+
+    def __init__(self, dataset: Dataset, device: torch.device) -> None:
+        self.dataset, self.device = dataset, device
+        self.image, self.scale, self.classes = dataset.image, dataset.scale, dataset.classes
+        self.images = {split: _tensor(a).to(device) for split, a in dataset.images.items()}
+        self.labels = {split: _tensor(a) for split, a in dataset.labels.items()}
+        self._second: dict[str, Tensor] = {}
+
+    def scaled(self, split: str, index: slice | Tensor) -> Tensor:
+        """Images of a split in [0, 1], (n, *image)."""
+        return self.images[split][index] / self.scale
+
+    def training(self, objective: Objective) -> Tensor:
+        """The images that a model is trained on, unscaled: all, or the first domain's half."""
+        images = self.images["train"]
+        return images[: self.dataset.first_half] if objective.prior.images else images
+
+    def constants(self, objective: Objective, member: Member, split: str) -> Constants:
+        """A member's constants; where its prior is made of images, those of the split's second domain."""
+        if not objective.prior.images:
+            return objective.constants(member, self.device)
+        if split not in self._second:
+            images = _tensor(self.dataset.second(split)).to(self.device) / self.scale
+            self._second[split] = images.flatten(1)
+        return objective.constants(member, self.device, self._second[split])
+
+
+def _tensor(values: Any) -> Tensor:
+    # arrays from the object store are read-only; torch warns of that once, and nothing here writes to them
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(values)

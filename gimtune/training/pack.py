@@ -1,0 +1,164 @@
+"""M members in one program: their train steps, and the state that a checkpoint holds. Knows no Ray.
+
+The generators are functions of seed and epoch (`gimtune.algebra.seeds`), so weights, optimisers and the epoch are all
+that is needed to go on bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.utils._pytree import tree_map
+
+from gimtune.algebra.objective import Constants, Objective, batches, slice_noise
+from gimtune.algebra.seeds import generator
+from gimtune.training.adam import Adam
+from gimtune.training.device import Resident, precision
+from gimtune.vocabulary import Member
+
+FORMAT = 2
+
+
+class Pack:
+    """M members of one model, network and prior family, trained together on shared minibatches.
+
+    The formula is written for one member and mapped over all. A member's numbers do not depend on its pack but for
+    rounding, which an adversarial training makes as much of as of another seed: so small fully connected networks,
+    where the map is kept at M = 1 too, give the same bits alone and anywhere in any pack (seen on a CPU with AVX2,
+    layers in multiples of 8; others differ by 1e-8). A larger network alone does without the map, which would cost it
+    a quarter of its speed. Members that end early leave the stack, and the rest goes on.
+
+    Args:
+        members: they differ in weight, prior parameters and seed alone.
+        data: on the device that is trained on.
+    """
+
+    def __init__(self, members: Sequence[Member], data: Resident, dtype: torch.dtype | None = None) -> None:
+        self.members = list(members)
+        self.data, self.device = data, data.device
+        self.objective = Objective(members[0], data.image, dtype or precision(self.device))
+        first = members[0]
+        self.mapped = len(members) > 1 or self.objective.small
+        self.batch_size, self.shuffle_seed = first.batch_size, first.shuffle_seed
+        self.epoch = 0
+        self.seconds = dict.fromkeys((m.trial for m in members), 0.0)
+        self.trained = dict.fromkeys(self.seconds, 0.0)
+        self._stack(
+            [self.objective.initial(m.seed, self.device) for m in members],
+            [data.constants(self.objective, m, "train") for m in members],
+        )
+        self.optimisers = self._optimisers()
+
+    def _stack(self, parameters: Sequence[Any], constants: Sequence[Constants]) -> None:
+        self.parameters: dict[str, dict[str, Tensor]] = tree_map(
+            lambda *leaves: torch.stack(leaves).requires_grad_(), *parameters
+        )
+        self.constants: Constants = tree_map(lambda *leaves: torch.stack(leaves), *constants)
+
+    def _owned(self, modules: Sequence[str]) -> list[Tensor]:
+        return [value for module in modules for value in self.parameters[module].values()]
+
+    def _optimisers(self, moments: Mapping[str, Any] | None = None) -> dict[str, Adam]:
+        return {
+            p.name: Adam(self._owned(p.modules), p.learning_rate, p.beta1, **(moments[p.name] if moments else {}))
+            for p in self.objective.players
+        }
+
+    def _losses(self, player: str, x: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """Losses (M,) of one player."""
+
+        def one(parameters: Any, constants: Constants, draws: dict[str, Tensor]) -> Tensor:
+            return self.objective.loss(player, parameters, constants, x, draws)
+
+        if not self.mapped:
+            alone = tree_map(lambda leaf: leaf.squeeze(0), (self.parameters, self.constants, noise))
+            return one(*alone)[None]
+        losses: Tensor = vmap(one)(self.parameters, self.constants, noise)
+        return losses
+
+    def train_epoch(self) -> None:
+        """One pass over as many images as the training split has; `diverged` then finds members that are lost."""
+        started = time.perf_counter()
+        images, scale = self.data.training(self.objective), self.data.scale
+        # as many minibatches for every model: half a data set is gone through twice
+        count = len(self.data.images["train"])
+        parts = batches(count, self.batch_size)
+        order = torch.randperm(count, generator=generator(torch.device("cpu"), "order", self.shuffle_seed, self.epoch))
+        order = order.to(self.device) % len(images)
+        drawn = [
+            self.objective.noise((m.seed, "train", self.epoch), count, len(parts), self.device) for m in self.members
+        ]
+        noise: dict[str, Tensor] = tree_map(lambda *leaves: torch.stack(leaves), *drawn)
+        self._finite = torch.ones(len(self.members), dtype=torch.bool, device=self.device)
+        for i in range(len(parts)):
+            for player in self.objective.players:
+                # a player with more steps sees the minibatches that come next
+                for j in range(i, i + player.steps):
+                    part = parts[j % len(parts)]
+                    x, draws = images[order[part]] / scale, slice_noise(noise, part, j % len(parts))
+                    losses = self._losses(player.name, x, draws)
+                    self.optimisers[player.name].step(losses.sum())
+                    self._finite &= losses.detach().isfinite()
+        self.epoch += 1
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        share = (time.perf_counter() - started) / len(self.members)
+        for member in self.members:
+            self.seconds[member.trial] += share
+            self.trained[member.trial] += share
+
+    def diverged(self) -> list[Member]:
+        """Members whose loss or weights were not finite in the last epoch."""
+        finite = self._finite.clone()
+        for leaf in self._owned(list(self.parameters)):
+            finite &= leaf.detach().flatten(1).isfinite().all(1)
+        return [member for member, good in zip(self.members, finite.tolist(), strict=True) if not good]
+
+    def drop(self, gone: Sequence[Member]) -> None:
+        """Take members out of the stack; the others keep their weights and moments."""
+        kept = [i for i, member in enumerate(self.members) if member not in gone]
+        self.members = [self.members[i] for i in kept]
+        if not kept:
+            return
+        index = torch.tensor(kept, device=self.device)
+        moments = {name: optimiser.moments(lambda leaf: leaf[index]) for name, optimiser in self.optimisers.items()}
+        self.parameters = tree_map(lambda leaf: leaf.detach()[index].requires_grad_(), self.parameters)
+        self.constants = tree_map(lambda leaf: leaf[index], self.constants)
+        self.optimisers = self._optimisers(moments)
+
+    def one(self, index: int) -> dict[str, dict[str, Tensor]]:
+        """Parameters of one member."""
+        chosen: dict[str, dict[str, Tensor]] = tree_map(lambda leaf: leaf.detach()[index], self.parameters)
+        return chosen
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs, as tensors and plain values."""
+        return {
+            "format": FORMAT,
+            "members": [m.trial for m in self.members],
+            "epoch": self.epoch,
+            "precision": str(self.objective.precision).removeprefix("torch."),
+            "parameters": tree_map(lambda leaf: leaf.detach(), self.parameters),
+            "optimisers": {name: optimiser.moments() for name, optimiser in self.optimisers.items()},
+            "seconds": dict(self.seconds),
+            "trained": dict(self.trained),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`; members that are not in it have ended."""
+        self.drop([m for m in self.members if m.trial not in state["members"]])
+        self.objective.precision = getattr(torch, state["precision"])
+        if self.members:
+            self.parameters = tree_map(lambda leaf: leaf.to(self.device).requires_grad_(), state["parameters"])
+            self.optimisers = self._optimisers(tree_map(lambda leaf: leaf.to(self.device), state["optimisers"]))
+        self.epoch, self.seconds, self.trained = state["epoch"], dict(state["seconds"]), dict(state["trained"])
+
+
+def pack_name(members: Sequence[Member]) -> str:
+    """A pack's name in every run: that of its first member and their number."""
+    return f"{members[0].trial}-{len(members)}"

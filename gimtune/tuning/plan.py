@@ -1,0 +1,154 @@
+"""A study checked as a whole before anything starts: what will run, on which data, where."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from gimtune import data as datasets
+from gimtune import parts
+from gimtune.data import Dataset
+from gimtune.metrics import FEATURES
+from gimtune.results import mirror
+from gimtune.results.store import Store
+from gimtune.study.machine import check_machine, cluster_address
+from gimtune.study.messages import ConfigError
+from gimtune.study.resolve import members
+from gimtune.study.schema import SEQUENTIAL, Config
+from gimtune.tuning.mo_asha import make_rungs
+from gimtune.tuning.packs import Pack, packs
+from gimtune.vocabulary import Member
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study that can start, or go on.
+
+    Attributes:
+        config: as it was asked for.
+        data: read and split.
+        listed: packs that a dry run shows; of a search, random ones that stand for those that it will suggest.
+        address: of the cluster to join; ``None`` for a Ray of its own.
+        run: folder of the run to go on with; ``None`` for a new one.
+    """
+
+    config: Config
+    data: Dataset
+    listed: list[Pack]
+    address: str | None
+    run: Path | None
+
+    @property
+    def sequential(self) -> bool:
+        """Whether members are suggested as results come in."""
+        return self.config.search.sampler in SEQUENTIAL
+
+    @property
+    def packs(self) -> list[Pack]:
+        """Packs that are known before the study starts."""
+        return [] if self.sequential and self.run is None else self.listed
+
+    @property
+    def total(self) -> int:
+        """Members of the whole study."""
+        return (self.config.search.trials or 0) if self.sequential else sum(map(len, self.listed))
+
+    @property
+    def device(self) -> str:
+        """Kind of device that packs are trained on."""
+        return "cuda" if self.config.resources.gpu else "cpu"
+
+
+def preflight(config: Config) -> Plan:
+    """Check everything that can be checked without Ray, and read the data.
+
+    Raises:
+        ConfigError: bad input; nothing was started.
+    """
+    run = Path(config.resume).resolve() if config.resume else None
+    planned = _planned(run) if run else members(config)
+    address = cluster_address(config)
+    if address and mirror.is_address(config.storage_path):
+        raise ConfigError(f"storage_path={config.storage_path}: on a cluster, a folder that its nodes share")
+    if address is None:
+        gpus = torch.cuda.device_count() if config.resources.gpu else 0
+        check_machine(config, [(os.cpu_count() or 1, gpus)])
+    try:
+        if config.scheduler.name == "mo_asha":
+            make_rungs(config)
+        FEATURES[config.metrics.fid_features].check(config.metrics.model_dump())
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if config.ray.trackers:
+        from gimtune.tuning.trackers import check
+
+        check(config)
+    data = _data(config)
+    device = "cuda" if config.resources.gpu else "cpu"
+    listed = _packs_of(run, planned) if run else packs(planned, config.resources.members, data.image, device)
+    return Plan(config, data, listed, address, run)
+
+
+def _planned(run: Path) -> list[Member]:
+    try:
+        with Store(run / "study.db") as store:
+            found = store.members()
+        plugins = {module: digest for member in found for module, digest in member.plugins.items()}
+        parts.load(plugins, expected=plugins)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"resume={run}: {str(error).splitlines()[0]}") from None
+    return found
+
+
+def _packs_of(run: Path, planned: list[Member]) -> list[Pack]:
+    """The packs that the run's members were planned in."""
+    with Store(run / "study.db") as store:
+        names = store.trials()["pack"]
+    groups: dict[str, Pack] = {}
+    for name, member in zip(names, planned, strict=True):
+        groups.setdefault(str(name), []).append(member)
+    return list(groups.values())
+
+
+def _data(config: Config) -> Dataset:
+    where = config.data
+    try:
+        return datasets.load(
+            where.name, where.seed, where.pair, root=where.root, download=where.download, **where.options
+        )
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Print what would run."""
+    config, made = plan.config, plan.listed
+    table = Table(title=f"{config.name}: {sum(map(len, made))} members in {len(made)} trials")
+    for column in ("model", "prior", "weights", "latent_dim", "seeds", "members", "trials"):
+        table.add_column(column, justify="left" if column in ("model", "prior") else "right")
+    groups: dict[tuple[str, str], list[Pack]] = {}
+    for pack in made:
+        groups.setdefault((pack[0].model, pack[0].prior["name"]), []).append(pack)
+    for (model, prior), found in groups.items():
+        inside = [member for pack in found for member in pack]
+        listed = [_several(getattr(m, key) for m in inside) for key in ("weight", "latent_dim", "seed")]
+        table.add_row(model, prior, *listed, str(len(inside)), str(len(found)))
+    console.print(table)
+    first = made[0][0]
+    budget = f"{first.epochs} epochs each, evaluated every {first.evaluate_every}, on {first.data['name']}"
+    if plan.sequential:
+        budget = f"members drawn at random stand for those that {config.search.sampler} will suggest; {budget}"
+    console.print(f"{budget}; nothing was started", soft_wrap=True, highlight=False, markup=False)
+
+
+def _several(values: Iterable[float]) -> str:
+    distinct = sorted(set(values))
+    if len(distinct) <= 6:
+        return " ".join(f"{value:g}" for value in distinct)
+    return f"{distinct[0]:.3g} .. {distinct[-1]:.3g}"
