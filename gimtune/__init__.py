@@ -1,1 +1,22 @@
-"""Trade-off studies of generative-inference models: representation against generation."""
+"""How much representation does a generative model give up for generation, and which restriction gives up least?
+
+``python -m gimtune study=tradeoff`` runs a study; `gimtune.register` takes in parts of one's own, and
+`gimtune.testing` checks them; `gimtune.analysis` reads what a study left behind. Nothing is imported before it is asked
+for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gimtune import analysis, register, testing
+
+__all__ = ["analysis", "register", "testing"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return import_module(f"gimtune.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

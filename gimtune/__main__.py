@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not console.is_terminal:
         console.width = 120
     try:
+        if given[:1] == ["parts"]:
+            return _parts(given[1:], console)
         config = load(given)
         from gimtune.tuning.launch import launch
         from gimtune.tuning.plan import preflight, show
@@ -49,6 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # before there is a run to go on with, or while its report is written
         print("Interrupted.", file=sys.stderr)
         return 130
+
+
+def _parts(given: list[str], console: Console) -> int:
+    import gimtune.register  # noqa: F401 - all kinds of parts
+    from gimtune.study.composition import plugins_of
+    from gimtune.study.listing import show
+
+    plugins_of([text for text in given if "=" in text])
+    show([text for text in given if "=" not in text], console)
+    return 0
 
 
 if __name__ == "__main__":

@@ -224,7 +224,7 @@ def summary(part: Any) -> str:
     text = inspect.getdoc(part)
     if not text:
         raise ValueError("it has no docstring; the first line says what it is")
-    return text.splitlines()[0]
+    return text.splitlines()[0].partition(" Source: ")[0]
 
 
 def source(part: Any) -> str:
@@ -271,6 +271,7 @@ def _imported(module: str, where: str) -> str:
 
 
 def _name(part: Any) -> str:
+    part = getattr(part, "function", part)
     named = getattr(part, "key", None) or getattr(part, "name", None) or getattr(part, "__name__", None)
     return named if isinstance(named, str) else repr(part)[:80]
 

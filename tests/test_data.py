@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gimtune import data
+from gimtune.data import idx
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
@@ -16,7 +17,7 @@ def nowhere_else(monkeypatch, tmp_path_factory):
     """No files but those that a test names: neither the user's cache nor the environment's folder."""
     monkeypatch.delenv("GIMTUNE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr(data, "_DEBIAN", {})
+    monkeypatch.setattr(idx, "_DEBIAN", {})
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def copied(mnist_root, tmp_path):
     """MNIST's packed files under another root, where a test may damage them."""
     target = tmp_path / "MNIST" / "raw"
     target.mkdir(parents=True)
-    for file in data._IDX["mnist"][1]:
+    for file in idx._IDX["mnist"][1]:
         shutil.copy(data.find("mnist", mnist_root) / f"{file}.gz", target)
     return target
 
@@ -79,7 +80,7 @@ def test_splits_are_fixed_by_their_seed(digits):
 def test_mnist_sizes(mnist_root, name):
     if not data.find(name, mnist_root):
         pytest.skip(f"no {name} in {mnist_root}")
-    loaded = data.load(name, mnist_root)
+    loaded = data.load(name, root=mnist_root)
     assert {split: len(loaded.images[split]) for split in data.SPLITS} == {
         "train": 50_000,
         "validation": 10_000,
@@ -88,18 +89,18 @@ def test_mnist_sizes(mnist_root, name):
     assert loaded.image == (1, 28, 28)
     assert loaded.scale == loaded.images["train"].max() == 255
     stratified(loaded, ("train", "validation"))
-    assert data.load(name, mnist_root).digest == loaded.digest
+    assert data.load(name, root=mnist_root).digest == loaded.digest
     train, validation = set(rows(loaded, "train")), set(rows(loaded, "validation"))
     # MNIST itself repeats no training image; Fashion-MNIST repeats a few
     assert len(train & validation) <= (0 if name == "mnist" else 20)
 
 
 def test_files_are_found_packed_or_not(mnist_root, copied, monkeypatch):
-    labels = data._read(copied, LABELS, data._IDX["mnist"][1][LABELS])
+    labels = idx._read(copied, LABELS, idx._IDX["mnist"][1][LABELS])
     assert labels.shape == (60_000,)
     (copied / LABELS).write_bytes(gzip.decompress((copied / f"{LABELS}.gz").read_bytes()))
     (copied / f"{LABELS}.gz").unlink()
-    assert data._read(copied, LABELS, data._IDX["mnist"][1][LABELS]).tobytes() == labels.tobytes()
+    assert idx._read(copied, LABELS, idx._IDX["mnist"][1][LABELS]).tobytes() == labels.tobytes()
     for root in (copied, copied.parent, copied.parents[1]):
         assert data.find("mnist", str(root)) == copied
         assert data.find("fashion_mnist", str(root)) is None
@@ -136,7 +137,7 @@ def test_a_damaged_file_is_refused(copied, damage, message):
     file = copied / f"{LABELS}.gz"
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(ValueError, match=message) as raised:
-        data._read(copied, LABELS, data._IDX["mnist"][1][LABELS])
+        idx._read(copied, LABELS, idx._IDX["mnist"][1][LABELS])
     assert str(copied / LABELS) in str(raised.value)
 
 
@@ -144,7 +145,7 @@ def test_a_folder_that_lacks_a_file_is_not_one(copied):
     (copied / f"{IMAGES}.gz").unlink()
     assert data.find("mnist", str(copied)) is None
     with pytest.raises(FileNotFoundError, match=r"data=mnist: no IDX files in data\.root="):
-        data.load("mnist", str(copied), download=False)
+        data.load("mnist", root=str(copied), download=False)
 
 
 def test_an_unknown_data_set_is_refused():

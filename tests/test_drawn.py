@@ -12,11 +12,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gimtune import data
 from gimtune.__main__ import main
 from gimtune.algebra.likelihoods import LIKELIHOODS
 from gimtune.algebra.models import MODELS
 from gimtune.algebra.priors import PRIORS
+from gimtune.data import idx
 from gimtune.metrics import features
 from gimtune.study.composition import GROUPS, options
 from gimtune.study.schema import keys
@@ -25,6 +25,7 @@ SPACES = ["{grid: [%s]}", "{choice: [%s, %s]}", "{per: model, vae: %s, default: 
 #: By key, values that mean something. Every key has an entry: one that a new key lacks fails the test.
 SENSE = {
     "name": ["mine", "a.b-c_1"],
+    "plugins": ["[]"],
     "seed": ["0", "7", "4294967296"],
     "models": [
         *(f"[{a},{b}]" for a in MODELS for b in MODELS if a != b),
@@ -240,7 +241,7 @@ def test_every_configuration_runs_or_is_refused_by_its_key(capsys, tmp_path, mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("gimtune.study.composition.hydra", Quick)
-    monkeypatch.setattr(data, "_download", Absent)
+    monkeypatch.setattr(idx, "_download", Absent)
     monkeypatch.setattr(features, "Inception", Absent)
     before = "ray" in sys.modules
     check(arguments, capsys, tmp_path)

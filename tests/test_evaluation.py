@@ -41,7 +41,7 @@ def of(row, split):
 
 def changed(small, split):
     """The same data but for one split, whose images are mirrored and labels moved on."""
-    data = small.data
+    data = small.data.dataset
     images = {**data.images, split: np.ascontiguousarray(data.images[split][..., ::-1])}
     labels = {**data.labels, split: (data.labels[split] + 1) % 10}
     return Evaluation(dataclasses.replace(data, images=images, labels=labels), small.network, CPU)
@@ -63,7 +63,7 @@ def test_a_split_is_measured_the_same_alone(small, pack):
 
 def test_a_fresh_evaluation_gives_the_same_numbers(small, pack):
     # nothing that one keeps between calls enters the next
-    fresh = Evaluation(small.data, small.network, CPU)
+    fresh = Evaluation(small.data.dataset, small.network, CPU)
     assert measured(pack, fresh, ("validation",)) == measured(pack, small, ("validation",))
 
 

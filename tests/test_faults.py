@@ -64,7 +64,9 @@ def trial_of(tmp_path, monkeypatch, errors):
     one = member("vae")
     (tmp_path / "config.yaml").touch()
     trial._data = None
-    trial._start({"members": [one.to_json()], "folder": str(tmp_path), "cpu": 1, "gpu": 0, "driver": "one"})
+    trial._start(
+        {"members": [one.to_json()], "folder": str(tmp_path), "cpu": 1, "gpu": 0, "driver": "one", "plugins": {}}
+    )
     return trial, one
 
 

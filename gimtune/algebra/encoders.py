@@ -93,12 +93,8 @@ def _accept(kind: Any) -> tuple[str, type[Encoder]]:
 
 
 def _facts(kind: type[Encoder]) -> parts.Facts:
-    words = {
-        "gaussian": "N(mu, diag sigma^2)" if kind.gaussian else "no density in closed form",
-        "codes": "drawn" if kind.varies else "one for each image",
-        "asked for": "by a study" if kind.chosen else "by its prior",
-    }
-    return parts.Facts(parts.summary(kind), words, parts.source(kind))
+    comes = "" if kind.chosen else " Comes with its prior."
+    return parts.Facts(parts.summary(kind) + comes, {}, parts.source(kind))
 
 
 ENCODERS: parts.Registry[str, type[Encoder]] = parts.Registry(

@@ -45,11 +45,15 @@ class Measure:
         ours: it comes with this package, and an error in it is one.
     """
 
-    name: str
     columns: tuple[Metric, ...]
     function: Callable[[View], float | Estimate | Values]
     more: Callable[[Member], list[str]]
     ours: bool
+
+    @property
+    def name(self) -> str:
+        """That of its first column."""
+        return self.columns[0].key
 
     def keys(self, member: Member) -> list[str]:
         """Every key that it measures of a member."""
@@ -133,8 +137,7 @@ def metric(
     origin = parts.caller(2)
 
     def register(function: Callable[[View], Any]) -> Callable[[View], Any]:
-        name = getattr(function, "__name__", repr(function))
-        MEASURES.enter(Measure(name, columns, function, more, origin.startswith("gimtune.")), origin)
+        MEASURES.enter(Measure(columns, function, more, origin.startswith("gimtune.")), origin)
         return function
 
     return register

@@ -69,7 +69,14 @@ def check(name: str, image: Image, latent_dim: int, outputs: int, given: Mapping
     for key, parameter in known.items():
         if key not in given and parameter.default is parameter.empty:
             raise ValueError(f"network.{key}: missing; {name} takes {', '.join(known)}")
-    made = NETWORKS[name](image, latent_dim, outputs, **given)
+    try:
+        made = NETWORKS[name](image, latent_dim, outputs, **given)
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if text.startswith("network."):
+            raise ValueError(text) from None
+        stated = "".join(f" network.{key}={value}" for key, value in given.items())
+        raise ValueError(f"network={name}{stated}: {text}") from None
     for role, module, takes, gives in (
         ("encoder", made.encoder, image, (outputs,)),
         ("decoder", made.decoder, (latent_dim,), image),

@@ -76,8 +76,7 @@ def dump(config: Config) -> str:
 
 
 def _compose(arguments: list[str]) -> Any:
-    own, overrides = _own_studies(), [(argument, _parsed(argument)) for argument in arguments]
-    _load_plugins(overrides, own)
+    own, overrides = _own_studies(), plugins_of(arguments)
     plain: list[str] = []
     replaced: list[Any] = []
     adopted: dict[str, str] = {}
@@ -156,11 +155,20 @@ def _hydra(arguments: list[str], own: Path | None) -> tuple[DictConfig, str]:
     return composed, study
 
 
-def _load_plugins(overrides: Sequence[tuple[str, Any]], own: Path | None) -> None:
-    """Import the plug-ins that the command line names, or else the study: their parts are looked for from here on."""
+def plugins_of(arguments: Sequence[str]) -> list[tuple[str, Any]]:
+    """Import the plug-ins that the command line names, or else its study: parts are looked for from here on.
+
+    Returns:
+        The arguments, each with what Hydra reads in it.
+
+    Raises:
+        ConfigError: an argument that cannot be read, or as `load_plugins`.
+    """
+    overrides = [(argument, _parsed(argument)) for argument in arguments]
     given = {override.key_or_group: override.value() for _, override in overrides}
-    named = given.get("plugins", _stated(str(given.get("study", "tradeoff")), own, "plugins"))
-    load_plugins(named)
+    study = str(given.get("study", "tradeoff"))
+    load_plugins(given["plugins"] if "plugins" in given else _stated(study, _own_studies(), "plugins"))
+    return overrides
 
 
 def load_plugins(named: Any) -> None:

@@ -165,7 +165,8 @@ class Proposals:
             # distances on other data, or of other networks, say nothing here
             if one["data"]["name"] != self.config.data.name or one["network"]["name"] != self.config.network.name:
                 continue
-            parameters = _Parameters(one)
+            # what was chosen, and else what the member is: a prior may be named or spelled out
+            parameters = _Parameters({**one, **json.loads(row["assignment"] or "{}"), "prior": one["prior"]})
             try:
                 space.assign(self.space, parameters)
             except LookupError:

@@ -15,7 +15,7 @@ ORDER = (
     ("training",),
     ("metrics",),
     ("study", "analysis"),
-    ("testing",),
+    ("testing", "register"),
     ("tuning",),
     ("__main__", "__init__"),
 )

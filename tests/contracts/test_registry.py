@@ -186,7 +186,7 @@ def test_every_restriction_says_what_it_is(key):
     assert restriction.source
     for prior in map(make_prior, PRIORS):
         why = restriction.refuses(prior)
-        assert restriction.estimator(prior) if why is None else len(why) > 20
+        assert restriction.estimated(prior) if why is None else len(why) > 20
     assert any(restriction.refuses(make_prior(prior)) is None for prior in PRIORS)
 
 

@@ -163,8 +163,8 @@ def _facts(restriction: Restriction) -> parts.Facts:
 
 RESTRICTIONS: parts.Registry[tuple[Match, str], Restriction] = parts.Registry(
     "restriction",
-    "A gimtune.algebra.restrictions.Restriction: a match, the divergence's name, unit, estimator and source, and either "
-    "a function from a Sample to a scalar (closed) or a critic with the two samples that it tells apart (pair). The "
+    "A gimtune.algebra.restrictions.Restriction: match, name of the divergence, unit, estimator and source, and either a "
+    "function from a Sample to a scalar (closed) or a critic with the two samples that it tells apart (pair). The "
     "function is pure and finite, and its gradient reaches the side that the match restricts.",
     _accept,
     _facts,

@@ -1,0 +1,345 @@
+"""The door for parts: contracts over the registries, what is refused at it and in which words, and plug-ins."""
+
+import dataclasses
+import re
+import sys
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from gimtune import data, parts, register, testing
+from gimtune.algebra.encoders import ENCODERS
+from gimtune.algebra.likelihoods import LIKELIHOODS
+from gimtune.algebra.models import MODELS
+from gimtune.algebra.priors import PRIORS, Prior
+from gimtune.algebra.restrictions import RESTRICTIONS, Restriction
+from gimtune.data import DATASETS
+from gimtune.metrics import FEATURES, MEASURES
+from gimtune.networks import NETWORKS, Networks, check
+from gimtune.vocabulary import METRICS, Match, Metric, Model, Weighted
+
+# Contracts, over all that is registered
+
+
+@pytest.mark.parametrize("name", [RESTRICTIONS.label(key) for key in RESTRICTIONS])
+def test_restrictions_keep_their_contract(name):
+    testing.check_restriction(name)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_priors_keep_their_contract(name):
+    testing.check_prior(name)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoders_keep_their_contract(name):
+    testing.check_encoder(name)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_likelihoods_keep_their_contract(name):
+    testing.check_likelihood(name)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_keep_their_contract(name):
+    testing.check_model(name)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_metrics_keep_their_contract(name):
+    testing.check_metric(name)
+
+
+@pytest.mark.parametrize(("name", "options"), [("mlp", {"hidden": [16]}), ("conv", {"channels": [4], "hidden": [16]})])
+def test_networks_keep_their_contract(name, options):
+    testing.check_network(name, **options)
+
+
+def test_every_network_is_checked():
+    assert {*NETWORKS} == {"mlp", "conv"}
+
+
+def test_digits_keep_the_contract_of_data():
+    testing.check_data("digits")
+
+
+def test_the_classifier_keeps_the_contract_of_features():
+    testing.check_features("classifier")
+
+
+def test_every_part_says_what_it_is():
+    kinds = {*register.__all__}
+    assert {*parts.registries()} == kinds
+    for kind, registry in parts.registries().items():
+        assert registry.contract.endswith("."), kind
+        for key in registry:
+            facts = registry.facts(key)
+            assert len(facts.summary) > 5, (kind, key)
+            assert registry.origin(key).startswith("gimtune."), (kind, key)
+
+
+# What the checks find
+
+
+def _linear(image, latent_dim, outputs, layer=None):
+    pixels = image[0] * image[1] * image[2]
+    between = [layer(8)] if layer else []
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 8), *between, nn.Linear(8, outputs))
+    return Networks(encoder, nn.Sequential(nn.Linear(latent_dim, pixels), nn.Unflatten(1, image)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        (nn.BatchNorm1d, r"its encoder has a BatchNorm1d \(2\): a network that is mapped over members keeps no state"),
+        (lambda width: nn.Dropout(0.5), r"has a Dropout \(2\)"),
+        (lambda width: nn.Linear(width, 3), "does not take"),
+    ],
+    ids=["batch norm", "dropout", "shapes"],
+)
+def test_networks_that_cannot_be_mapped_are_refused(layer, why):
+    def faulty(image, latent_dim, outputs):
+        """A network that something is wrong with."""
+        return _linear(image, latent_dim, outputs, layer)
+
+    with NETWORKS.without():
+        register.network(faulty)
+        with pytest.raises(ValueError, match=f"network=faulty: its encoder.*{why}|network=faulty: .*{why}"):
+            check("faulty", (1, 8, 8), 4, 8, {})
+
+
+def test_a_network_of_the_wrong_width_is_refused():
+    def narrow(image, latent_dim, outputs):
+        """It makes half of the outputs that it is asked for."""
+        return _linear(image, latent_dim, outputs // 2)
+
+    with NETWORKS.without():
+        register.network(narrow)
+        with pytest.raises(ValueError, match=r"its encoder makes \(4,\) of \(1, 8, 8\); it should make \(8,\)"):
+            check("narrow", (1, 8, 8), 4, 8, {})
+
+
+def test_a_network_starts_as_it_is_made_under_the_members_seed():
+    def own(image, latent_dim, outputs):
+        """A network that draws its weights itself, and has gains and a bare parameter."""
+        networks = _linear(image, latent_dim, outputs, lambda width: nn.GroupNorm(2, width))
+        networks.encoder[2].register_parameter("shift", nn.Parameter(torch.full((8,), 0.25)))
+        networks.encoder[2].forward = lambda x, norm=networks.encoder[2]: (
+            nn.functional.group_norm(x, 2, norm.weight, norm.bias) + norm.shift
+        )
+        nn.init.orthogonal_(networks.encoder[1].weight)
+        return networks
+
+    from conftest import CPU
+    from helpers import member
+
+    from gimtune.algebra.objective import Objective
+
+    with NETWORKS.without():
+        register.network(own)
+        testing.check_network("own")
+        objective = Objective(member(network={"name": "own"}), (1, 8, 8))
+        state = torch.random.get_rng_state()
+        first, again, other = (objective.initial(seed, CPU)["encoder"] for seed in (0, 0, 1))
+        assert torch.random.get_rng_state().equal(state)
+    assert all(first[key].equal(again[key]) for key in first)
+    assert not first["1.weight"].equal(other["1.weight"])
+    torch.testing.assert_close(first["1.weight"] @ first["1.weight"].T, torch.eye(8), rtol=0, atol=1e-5)
+    assert first["2.weight"].tolist() == [1.0] * 8
+    assert first["2.shift"].tolist() == [0.25] * 8
+
+
+@pytest.mark.parametrize(
+    ("closed", "why"),
+    [
+        (lambda s: s.z.mean() * float("nan"), "nan"),
+        (lambda s: s.generated.mean(), "its gradient reaches"),
+        (lambda s: (s.z.detach() ** 2).mean(), "does not require grad|its gradient reaches"),
+        (lambda s: s.z.mean() if float(s.z.mean()) > 9 else s.z.square().mean(), "cannot be mapped"),
+    ],
+    ids=["nan", "other side", "no gradient", "branch"],
+)
+def test_restrictions_that_do_not_work_are_found(closed, why):
+    with RESTRICTIONS.without():
+        register.restriction(Restriction("latent", "faulty", "nats", "closed form", "nobody", closed, draws=("prior",)))
+        with pytest.raises((AssertionError, RuntimeError), match=why):
+            testing.check_restriction("latent/faulty")
+
+
+# What is refused at the door
+
+
+def _prior(**changes):
+    body = {"name": "mine", "__doc__": "Mine.", "parameters": None, "marginal": None, "extent": None, **changes}
+    return dataclasses.dataclass(frozen=True)(type("Mine", (Prior,), body))
+
+
+class _Plain(Prior):
+    """It has neither methods nor fields."""
+
+    name: ClassVar[str] = "plain"
+
+
+REFUSED = {
+    "restriction of both kinds": (
+        lambda: register.restriction(Restriction("latent", "x", "nats", "how", "who")),
+        r"restriction latent_x of .*: it is either computed from a sample \(closed\) or estimated by a critic",
+    ),
+    "restriction with unknown draws": (
+        lambda: register.restriction(Restriction("latent", "x", "nats", "how", "who", lambda s: s.z, draws=("dice",))),
+        r"draws=dice: allowed are prior, directions, normal, mix",
+    ),
+    "restriction without a source": (
+        lambda: register.restriction(Restriction("latent", "x", "nats", "how", "", lambda s: s.z)),
+        "it says its unit and its source",
+    ),
+    "something else": (lambda: register.restriction(3), "restriction 3 of .*: it is no Restriction"),
+    "prior that is no class": (lambda: register.prior(3), "it is no subclass of Prior"),
+    "prior that is no dataclass": (
+        lambda: register.prior(_Plain),
+        "prior plain of .*: it is no frozen dataclass, whose fields are its options",
+    ),
+    "prior without methods": (
+        lambda: register.prior(dataclasses.dataclass(frozen=True)(_Plain)),
+        "prior plain of .*: it lacks extent, marginal, parameters",
+    ),
+    "prior with an odd option": (
+        lambda: register.prior(_prior(__annotations__={"scales": "list"}, scales=None)),
+        "option scales is list; an option is int, float or str",
+    ),
+    "prior without a default": (
+        lambda: register.prior(_prior(__annotations__={"scale": "float"})),
+        "option scale has no default",
+    ),
+    "network with other arguments": (
+        lambda: register.network(lambda shape, dims, width: None),
+        "it takes image, latent_dim and outputs first, and then its options; not shape, dims, width",
+    ),
+    "network that takes anything": (
+        lambda: register.network(lambda image, latent_dim, outputs, **options: None),
+        "options are named, one by one",
+    ),
+    "data without a seed": (lambda: register.data(lambda path: None), "it takes the seed of its splits, as seed"),
+    "metric without a column": (lambda: register.metric()(lambda view: 1.0), "it declares no column"),
+    "metric of two arguments": (
+        lambda: register.metric(Metric("x", "min", "nats", "x"))(lambda view, more: 1.0),
+        "it takes one argument, the view; not view, more",
+    ),
+    "metric with another direction": (
+        lambda: register.metric(Metric("fid", "max", "features^2", "x"))(test_every_network_is_checked),
+        "it takes one argument",
+    ),
+    "metric without a docstring": (
+        lambda: register.metric(Metric("x", "min", "nats", "x"))(lambda view: 1.0),
+        "it has no docstring",
+    ),
+    "model without a source": (
+        lambda: register.model(Model("mine", (Weighted(Match.LATENT, "mmd"),), "")),
+        "model mine of .*: it says its source",
+    ),
+    "likelihood": (lambda: register.likelihood(int), "it is no subclass of Likelihood"),
+    "encoder": (lambda: register.encoder(int), "it is no subclass of Encoder"),
+    "features": (lambda: register.features(int), "it is no subclass of FeatureSource"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_keeps_no_contract_is_refused_in_a_line(case):
+    make, why = REFUSED[case]
+    with pytest.raises(parts.PartError, match=why) as refused:
+        make()
+    assert "\n" not in str(refused.value)
+    assert re.match(r"(\w+) .* of (contracts\.)?test_parts: ", str(refused.value))
+
+
+def test_a_name_that_is_taken_is_refused_with_who_has_it():
+    with pytest.raises(parts.PartError, match=r"model vae of .*: gimtune\.algebra\.models has registered one of that"):
+        register.model(Model("vae", (), "somebody"))
+
+    def another(view):
+        """The same column."""
+        return 1.0
+
+    with pytest.raises(
+        parts.PartError,
+        match="metric another of .*: gimtune.metrics.frechet has registered one of that name|registered one of that name",
+    ):
+        register.metric(METRICS["fid"])(another)
+
+
+def test_a_cell_that_is_run_again_replaces_its_part():
+    with MODELS.without():
+        register.model(Model("mine", (), "me"))
+        register.model(Model("mine", (), "me, later"))
+        assert MODELS["mine"].source == "me, later"
+    assert "mine" not in MODELS
+
+
+# Plug-ins
+
+PLUGIN = """
+from gimtune import register
+from gimtune.vocabulary import Model
+register.model(Model("plugged", (), "me"))
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Name and file of a plug-in that can be imported, and what is left of it is taken away."""
+    path = tmp_path / "plugged_parts.py"
+    path.write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with MODELS.without():
+        yield "plugged_parts", path
+    parts._plugins.pop("plugged_parts", None)
+    sys.modules.pop("plugged_parts", None)
+
+
+def test_a_plugin_is_known_by_its_content(plugin):
+    name, path = plugin
+    parts.load([name])
+    assert MODELS.origin("plugged") == name
+    digest = parts.plugins()[name]
+    assert parts.used([(MODELS, "plugged"), (MODELS, "vae")]) == {name: digest}
+    parts.load([name], expected={name: digest})
+    path.write_text(PLUGIN + "# another content\n")
+    assert parts.digest(name) != digest
+    with pytest.raises(parts.PartError, match=f"plugins={name}: its content is {digest}, and 0123 where the members"):
+        parts.load([name], expected={name: "0123"})
+
+
+def test_a_part_of_no_plugin_is_used_by_nobody():
+    with MODELS.without():
+        register.model(Model("here", (), "me"))
+        with pytest.raises(
+            parts.PartError, match=r"model here: registered by .*test_parts, which workers do not import"
+        ):
+            parts.used([(MODELS, "here")])
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("import nowhere_to_be_found", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("from gimtune import register\nregister.model(3)", "model 3 of plugged_parts: it is no Model"),
+    ],
+)
+def test_a_plugin_that_cannot_be_had_is_named(plugin, content, why):
+    name, path = plugin
+    path.write_text(content)
+    with pytest.raises(parts.PartError, match=why):
+        parts.load([name])
+    with pytest.raises(parts.PartError, match="plugins=no_such_thing: cannot be imported"):
+        parts.load(["no_such_thing"])
+
+
+def test_data_says_which_options_it_takes():
+    with pytest.raises(ValueError, match=r"data\.path=x: digits takes no options"):
+        data.load("digits", path="x")
+    assert {*DATASETS} == {"digits", "mnist", "fashion_mnist"}
+    assert {*FEATURES} == {"classifier", "inception"}
