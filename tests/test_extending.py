@@ -16,7 +16,8 @@ PAGE = (ROOT / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 CHECKS = """
 import sys
-from gimtune import testing
+from gimtune import parts, testing
+parts.load()
 testing.check_restriction("latent/cramer_wold")
 testing.check_model("cramer_wold_ae")
 testing.check_prior("gumbel")
@@ -112,7 +113,8 @@ def test_a_study_of_ones_own_parts(stand):
     assert list(environment["plugins"]) == ["my_package.parts"]
     assert dict(study.objectives) == {"fid": "min", "mig": "max"}
     # whoever reads it need not have the plug-in
-    front = "from gimtune.analysis import front, load; import sys; s = load(sys.argv[1]); print(len(front(s.trials, s.objectives).rows))"
+    front = "import sys; from gimtune.analysis import front, load; s = load(sys.argv[1]); "
+    front += "print(len(front(s.trials, s.objectives).rows))"
     done = subprocess.run(
         [sys.executable, "-c", front, str(path)],
         cwd=ROOT,
@@ -125,7 +127,7 @@ def test_a_study_of_ones_own_parts(stand):
 
 
 def test_mistaken_options_and_missing_parts_are_named(stand):
-    folder, run = stand
+    _, run = stand
     for arguments, words in (
         (["network=small_resnet", "network.depth=3"], "network.depth=3: small_resnet takes width, blocks"),
         (["network=small_resnet", "network.width=6"], "network=small_resnet network.width=6: num_channels (6) must be"),

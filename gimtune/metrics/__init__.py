@@ -3,8 +3,8 @@
 from gimtune.metrics import frechet, information, likelihood, probe  # noqa: F401 - they register themselves
 from gimtune.metrics.evaluation import Evaluation
 from gimtune.metrics.features import FEATURES, Features, FeatureSource
-from gimtune.metrics.measures import MEASURES, Estimate, columns, metric
-from gimtune.metrics.view import View, undefined
+from gimtune.metrics.measures import MEASURES, columns, metric
+from gimtune.metrics.view import Estimate, View, undefined
 
 __all__ = [
     "FEATURES",

@@ -11,7 +11,7 @@ from torch import Tensor
 from gimtune.algebra.objective import Objective, Parameters
 from gimtune.data import Dataset
 from gimtune.metrics.features import Features
-from gimtune.metrics.measures import columns
+from gimtune.metrics.measures import columns, find
 from gimtune.metrics.view import Memory, View
 from gimtune.training import Pack, Resident
 from gimtune.vocabulary import Member
@@ -34,7 +34,7 @@ class Evaluation:
     ) -> View:
         """A member on a split, to be looked at; ``once`` is shared by the views of one member."""
         once = {} if once is None else once
-        return View(objective, parameters, member, split, self.data, self.network, once, self._kept)
+        return View(objective, parameters, member, split, self.data, self.network, once, self._kept, find)
 
     @torch.no_grad()
     def measure(

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gimtune.algebra.seeds import generator
 from gimtune.metrics.features import features_of
-from gimtune.metrics.measures import Estimate, metric
-from gimtune.metrics.view import View
+from gimtune.metrics.measures import metric
+from gimtune.metrics.view import Estimate, View
 from gimtune.vocabulary import METRICS
 
 

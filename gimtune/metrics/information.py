@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from gimtune.metrics.measures import Estimate, metric
-from gimtune.metrics.view import View, undefined
+from gimtune.metrics.measures import metric
+from gimtune.metrics.view import Estimate, View, undefined
 from gimtune.vocabulary import METRICS, Side
 
 _LOG_2PI = math.log(2 * math.pi)

@@ -6,8 +6,8 @@ import torch
 
 from gimtune.algebra.objective import batches, slice_noise
 from gimtune.algebra.restrictions import RESTRICTIONS
-from gimtune.metrics.measures import Estimate, metric
-from gimtune.metrics.view import CHUNK, View
+from gimtune.metrics.measures import metric
+from gimtune.metrics.view import CHUNK, Estimate, View
 from gimtune.vocabulary import METRICS, Match, Member, Side
 
 _TOLD_APART = "its critic tells every example apart: no estimate"

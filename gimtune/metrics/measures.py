@@ -4,34 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from gimtune import parts
+from gimtune.metrics.view import Estimate, View
 from gimtune.vocabulary import Member, Metric, declare
 
-if TYPE_CHECKING:
-    from gimtune.metrics.view import View
-
-
-class Estimate(NamedTuple):
-    """A value with what there is to say of it.
-
-    Attributes:
-        value: NaN where it is not defined, with its reason.
-        error: standard error, of metrics that are declared with one.
-        reason: why it is not defined.
-        flag: why it is not to be trusted.
-        estimator: how it comes about, where that depends on the member.
-    """
-
-    value: float
-    error: float | None = None
-    reason: str = ""
-    flag: str = ""
-    estimator: str = ""
-
-
-Values = Mapping[str, "float | Estimate"]
+Values = Mapping[str, float | Estimate]
 
 
 @dataclass(frozen=True)
@@ -146,3 +125,15 @@ def metric(
 def columns(member: Member) -> list[str]:
     """Every metric of a member: those of `METRICS` that are measured, and those of its own restrictions."""
     return [key for measure in MEASURES.values() for key in measure.keys(member)]
+
+
+def find(key: str, member: Member) -> Measure:
+    """What measures a key of a member.
+
+    Raises:
+        KeyError: nothing does.
+    """
+    for measure in MEASURES.values():
+        if key in measure.keys(member):
+            return measure
+    raise KeyError(f"no metric measures {key}")

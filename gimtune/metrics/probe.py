@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gimtune.metrics.measures import Estimate, metric
-from gimtune.metrics.view import View, undefined
+from gimtune.metrics.measures import metric
+from gimtune.metrics.view import Estimate, View, undefined
 from gimtune.vocabulary import METRICS
 
 Codes = NDArray[np.float64]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from gimtune.algebra.priors import Prior
 from gimtune.algebra.seeds import generator, number
 from gimtune.metrics import mixture
 from gimtune.metrics.features import Features
-from gimtune.metrics.measures import MEASURES, Estimate, Measure
 from gimtune.training import Resident
 from gimtune.vocabulary import Member, Side
 
@@ -24,6 +23,28 @@ from gimtune.vocabulary import Member, Side
 CHUNK = 2000
 T = TypeVar("T")
 Memory = dict[Hashable, Any]
+
+
+class Estimate(NamedTuple):
+    """A value with what there is to say of it.
+
+    Attributes:
+        value: NaN where it is not defined, with its reason.
+        error: standard error, of metrics that are declared with one.
+        reason: why it is not defined.
+        flag: why it is not to be trusted.
+        estimator: how it comes about, where that depends on the member.
+    """
+
+    value: float
+    error: float | None = None
+    reason: str = ""
+    flag: str = ""
+    estimator: str = ""
+
+
+#: From a key and a member to what measures it: a function of a view, with a name.
+Find = Callable[[str, Member], Any]
 
 
 class View:
@@ -48,6 +69,7 @@ class View:
         network: Features,
         once: Memory,
         kept: Memory,
+        find: Find,
     ) -> None:
         self.objective, self.parameters, self.member, self.split = objective, parameters, member, split
         self.data, self.network = data, network
@@ -56,7 +78,7 @@ class View:
         self.encoder: Encoder = objective.encoder
         self.latent_dim = objective.latent_dim
         self.count: int = min(member.metrics["fid_samples"], len(data.images[split]))
-        self._once, self._kept = once, kept
+        self._once, self._kept, self._find = once, kept, find
         self._estimates: dict[str, Estimate] = {}
         self._asked: list[str] = []
 
@@ -190,7 +212,7 @@ class View:
             ValueError: a metric that rests on itself, or does not return what it declares.
         """
         if key not in self._estimates:
-            measure = self._measure(key)
+            measure = self._find(key, self.member)
             if measure.name in self._asked:
                 raise ValueError(f"metric {measure.name}: it rests on itself, by {' and '.join(self._asked)}")
             self._asked.append(measure.name)
@@ -203,12 +225,6 @@ class View:
     def value(self, key: str) -> float:
         """The same, its value alone; NaN where it is not defined."""
         return self.estimate(key).value
-
-    def _measure(self, key: str) -> Measure:
-        for measure in MEASURES.values():
-            if key in measure.keys(self.member):
-                return measure
-        raise KeyError(f"no metric measures {key}")
 
 
 def undefined(reason: str) -> Estimate:
