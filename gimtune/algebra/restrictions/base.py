@@ -163,9 +163,9 @@ def _facts(restriction: Restriction) -> parts.Facts:
 
 RESTRICTIONS: parts.Registry[tuple[Match, str], Restriction] = parts.Registry(
     "restriction",
-    "A gimtune.algebra.restrictions.Restriction: match, divergence, unit, estimator, source, and either a function of a "
-    "Sample that returns a scalar (closed) or a critic with the two samples that it tells apart (pair). The function is "
-    "pure and finite, and its gradient reaches the side that the match restricts.",
+    "A gimtune.algebra.restrictions.Restriction: match, divergence, unit, estimator, source, and either a function of "
+    "a Sample that returns a scalar (closed) or a critic with the two samples that it tells apart (pair). The function "
+    "is pure and finite, and its gradient reaches the side that the match restricts.",
     _accept,
     _facts,
     lambda key: "/".join(key),
