@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from plotly.subplots import make_subplots
 
-from gimtune.analysis.figures import plots
-from gimtune.analysis.figures.plots import Axis, axis, escaped, key, name, rank, style
+from gimtune.analysis.figures import paper, screen
+from gimtune.analysis.figures.look import Axis, axis, escaped, name, rank, style
+from gimtune.analysis.figures.paper import key
 from gimtune.analysis.figures.views import sweep
 from gimtune.analysis.text import number, short
 from gimtune.results.pareto import Front
@@ -62,13 +63,13 @@ def static_weights(front: Front, run: Path, metric: str) -> Figure | None:
     rows = -(-len(found.models) // columns)
     own = metric == "restriction"  # divergences of different restrictions do not compare
     width, height = 0.8 + 2.1 * columns, 1.2 + 1.45 * rows
-    figure = plots.paper(width, height, fitted=False)  # to find the room for so many panels takes seconds
+    figure = paper.sheet(width, height, fitted=False)  # to find the room for so many panels takes seconds
     figure.subplots_adjust(0.8 / width, 0.6 / height, 1 - 0.1 / width, 1 - 0.6 / height, 0.34 if own else 0.1, 0.34)
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for i, (model, table) in enumerate(found.models.items()):
         axes, looks = grid[i], style(model)
         y = _spread(table.assign(collapsed=False), metric) if own else found.y
-        plots.panel(axes, found.x, y, labels=False)
+        paper.panel(axes, found.x, y, labels=False)
         axes.xaxis.set_major_locator(LogLocator(numticks=4))
         for prior, line in table.groupby("prior"):
             xs, mean = line["weight"], y.clipped(line[metric])
@@ -151,10 +152,10 @@ def interactive_weights(front: Front, run: Path, metric: str) -> go.Figure | Non
                 **place,
             )
         figure.update_xaxes(
-            **{**plots.scales(found.x, narrow=True), "title_text": None, "dtick": 2, "exponentformat": "none"}, **place
+            **{**screen.scales(found.x, narrow=True), "title_text": None, "dtick": 2, "exponentformat": "none"}, **place
         )
         if not own:
-            figure.update_yaxes(**{**plots.scales(found.y, narrow=True), "title_text": None}, **place)
+            figure.update_yaxes(**{**screen.scales(found.y, narrow=True), "title_text": None}, **place)
             if len(found.reference):
                 figure.add_hline(
                     found.reference[metric].mean(), line={"color": "gray", "width": 1, "dash": "dot"}, **place
@@ -162,7 +163,7 @@ def interactive_weights(front: Front, run: Path, metric: str) -> go.Figure | Non
     title = f"{found.y.label} against {found.x.label}{found.left_out}"
     if len(found.reference) and not own:
         title += "; dotted: weight 0"
-    return plots.screen(figure, title).update_layout(height=140 + 190 * rows, title_font_size=14)
+    return screen.titled(figure, title).update_layout(height=140 + 190 * rows, title_font_size=14)
 
 
 def _swept(row: Mapping[Any, Any], metric: str) -> str:
