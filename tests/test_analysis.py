@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import io
 import itertools
 import json
@@ -29,7 +28,6 @@ from gimtune.analysis.export.report import export, print_front
 from gimtune.analysis.figures.fronts import interactive_front, static_front
 from gimtune.analysis.figures.gallery import FIGURES
 from gimtune.analysis.figures.look import STYLES, style
-from gimtune.results import pareto
 from gimtune.results.store import Store, Value
 from gimtune.vocabulary import Status
 
@@ -459,9 +457,3 @@ def test_three_objectives_have_a_front_but_no_line(run: Path) -> None:
     found = front(load(run).trials, ["fid", "probe_accuracy", "mi"])
     assert found.hypervolume > 0
     assert not static_front(found).axes[0].lines
-
-
-def test_the_examples_in_docstrings_hold():
-    done = doctest.testmod(pareto)
-    assert done.attempted
-    assert not done.failed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
@@ -13,6 +15,7 @@ from gimtune.analysis.figures.screen import hover
 from gimtune.analysis.figures.views import Band, thinned
 from gimtune.analysis.text import short
 from gimtune.results.pareto import Front
+from gimtune.results.varied import varied
 from gimtune.vocabulary import Direction
 
 
@@ -72,7 +75,7 @@ def interactive_front(front: Front, seeds: Band | None = None) -> go.Figure:
         if seeds.seeds > 2:
             line = {"shape": "hv", "color": "#595959", "width": 1.2, "dash": "dash"}
             figure.add_scatter(x=xs, y=median, line=line, name="by half of them", **looks)
-    figure.add_traces([*screen.traces(points, x.key, y.key, hover)])
+    figure.add_traces([*screen.traces(points, x.key, y.key, partial(hover, varied=varied(points)))])
     if len(front.objectives) == 2 and len(front.rows):
         figure.add_scatter(
             x=front.rows[x.key],

@@ -23,6 +23,7 @@ from gimtune.analysis.figures.screen import brief
 from gimtune.analysis.figures.views import measured, rate_distortion, thinned
 from gimtune.analysis.text import short
 from gimtune.results.pareto import Front
+from gimtune.results.varied import varied
 
 #: Its lightness rises steadily: it reads in grey and for the colour-blind (Smith & van der Walt 2015).
 _SCALE = "viridis"
@@ -72,8 +73,8 @@ def _interactive_panels(panels: Sequence[_Panel], columns: int, title: str, heig
     named: set[str] = set()
     for i, panel in enumerate(panels):
         place = {"row": i // columns + 1, "col": i % columns + 1}
-        tell = partial(_told, keys=(panel.x.key, panel.y.key))
-        few = panel.points.filter([*dict.fromkeys([*screen.TOLD, panel.x.key, panel.y.key])])
+        tell = partial(_told, keys=(panel.x.key, panel.y.key), varied=varied(panel.points))
+        few = panel.points.filter([*dict.fromkeys([*screen.TOLD, *varied(panel.points), panel.x.key, panel.y.key])])
         for trace in screen.traces(few, panel.x.key, panel.y.key, tell):
             trace.showlegend = trace.legendgroup not in named
             named.add(trace.legendgroup)
@@ -85,8 +86,8 @@ def _interactive_panels(panels: Sequence[_Panel], columns: int, title: str, heig
     return screen.titled(figure, " ".join(filter(None, (title, note)))).update_layout(height=height)
 
 
-def _told(row: Mapping[Any, Any], keys: Sequence[str]) -> str:
-    return brief(row, *keys)
+def _told(row: Mapping[Any, Any], keys: Sequence[str], varied: Sequence[str]) -> str:
+    return brief(row, *keys, varied=varied)
 
 
 # FID against probe accuracy, coloured by information
@@ -139,7 +140,7 @@ def interactive_information(front: Front, run: Path) -> go.Figure | None:
         return None
     points = thinned(found.points, SCREEN)
     figure = screen.titled(go.Figure(), f"FID, probe accuracy, information {fewer(len(points), len(found.points))}")
-    tell = partial(_told, keys=(*_GENERATION, *_INFORMATION))
+    tell = partial(_told, keys=(*_GENERATION, *_INFORMATION), varied=varied(points))
     for trace in screen.traces(points, *_GENERATION, tell):
         if trace.hoverinfo == "text":
             rows = points.loc[[*trace.customdata]]

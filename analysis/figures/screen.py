@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -92,14 +92,14 @@ def scales(axis: Axis, *, narrow: bool = False) -> dict[str, Any]:
     return told
 
 
-def hover(row: Mapping[Any, Value]) -> str:
+def hover(row: Mapping[Any, Value], varied: Sequence[str] = ()) -> str:
     """A trial's configuration and metrics as plotly's little HTML; all that comes from the study is escaped."""
     head = brief(row)
-    setting = ", ".join(f"{k} {number(row[k])}" for k in _SETTING if pd.notna(row.get(k)))
+    setting = ", ".join(f"{k} {number(row[k])}" for k in (*_SETTING, *varied) if pd.notna(row.get(k)))
     lines = textwrap.wrap(setting, 76)
     if isinstance(row.get("config"), str):
         lines += textwrap.wrap(short(str(row["config"]), 400), 76)
-    skip = {*IDENTITY, *PROGRESS, *PROTOCOL, "collapsed", "on_front"}
+    skip = {*IDENTITY, *PROGRESS, *PROTOCOL, *varied, "collapsed", "on_front"}
     for key, value in row.items():
         if key not in skip and not key.startswith("test_") and pd.notna(value):
             test = row.get(f"test_{key}")
@@ -107,13 +107,14 @@ def hover(row: Mapping[Any, Value]) -> str:
     return "<br>".join([head, *map(escaped, lines)])
 
 
-def brief(row: Mapping[Any, Value], *keys: str) -> str:
+def brief(row: Mapping[Any, Value], *keys: str, varied: Sequence[str] = ()) -> str:
     """The same in a line or two: which trial, whether it has collapsed or is flagged, and these metrics."""
     head = f"<b>{escaped(short(str(row['model']), 20))}</b> {escaped(str(row.get('trial')))}"
     if row["collapsed"]:
         head += " <b>collapsed</b>"
     lines = [f"{name(key)} {number(row[key])}" for key in keys if pd.notna(row.get(key))]
     if keys:
-        lines.insert(0, ", ".join(f"{k} {number(row[k])}" for k in ("prior", "weight", "seed") if pd.notna(row.get(k))))
+        setting = [key for key in ("prior", "weight", *varied, "seed") if pd.notna(row.get(key))]
+        lines.insert(0, ", ".join(f"{key} {number(row[key])}" for key in setting))
     lines += [f"flagged: {short(key, 40)}: {short(why, 60)}" for key, why in flags(row).items()]
     return "<br>".join([head, *map(escaped, lines)])

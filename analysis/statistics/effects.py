@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from gimtune.results.varied import parameters, varied
+
 #: Configurations that an effect needs; in a comparison of two groups, each of them.
 FEWEST = 5
 #: What is measured of a configuration, on both splits.
@@ -62,7 +64,8 @@ class Configurations:
     Attributes:
         prefix: of the columns that are measured.
         values: of each metric's column, the means.
-        labels: of each column in `LABELS`, a number for each value.
+        labels: of each column in `LABELS`, a number for each value; and of each that varies in the study, -1 for none.
+        varied: those, but for parameters of single models.
         restrictions: ``posterior_kl`` and so on; none where they cannot be read.
         trials: number of seeds.
         folds: of the seeds; where no configuration has two, the two splits; none on a single split.
@@ -72,6 +75,7 @@ class Configurations:
     prefix: str
     values: Mapping[str, np.ndarray]
     labels: Mapping[str, np.ndarray]
+    varied: tuple[str, ...]
     restrictions: list[frozenset[str]]
     trials: np.ndarray
     folds: list[Fold]
@@ -102,6 +106,14 @@ class Configurations:
         group = self.group(*columns)
         return group[:, None] == group
 
+    def alike(self, *columns: str) -> np.ndarray:
+        """Pairs of one group that agree in all else that varies, as far as both have it (a critic's steps, say)."""
+        found = self.same(*columns)
+        for key in self.varied:
+            label = self.labels[key]
+            found &= (label[:, None] == label) | (label[:, None] < 0) | (label < 0)
+        return found
+
     def freedom(self, used: np.ndarray, *within: str) -> int:
         """Configurations used, less one for each group but the first."""
         return int(used.sum()) - max(len(np.unique(self.group(*within)[used])), 1) + 1
@@ -127,6 +139,8 @@ def gathered(
     trials: pd.DataFrame, prefix: str, draws: int, level: float, generator: np.random.Generator
 ) -> Configurations:
     """Configurations of trials that are numbered by theirs in the column ``configuration``."""
+    own = parameters(trials)
+    more = tuple(key for key in varied(trials) if key not in own)
     _, first, of = np.unique(trials["configuration"].to_numpy(), return_index=True, return_inverse=True)
     size = len(first)
     sizes = np.bincount(of, minlength=size)
@@ -148,7 +162,8 @@ def gathered(
     return Configurations(
         prefix,
         {column: mean(column, every) for column in columns},
-        {column: pd.factorize(trials[column].to_numpy()[first])[0] for column in LABELS},
+        {column: pd.factorize(trials[column].to_numpy()[first])[0] for column in (*LABELS, *more)},
+        more,
         [_restrictions(text) for text in trials["restrictions"].to_numpy()[first]],
         sizes,
         [Fold(*(mean(k, some) for k in keys), *(mean(prefix + k, rest) for k in keys)) for some, rest in parts],

@@ -25,7 +25,8 @@ from gimtune.vocabulary import METRICS, Direction, Match
 #: Matched pairs are this close, in standard deviations of what they are matched by (Austin 2011).
 CALIPER = 0.2
 
-#: What two configurations share, so that they differ in their restrictions (and what else the models bring) alone.
+#: What two configurations share, beside what else varies in the study, so that they differ in their restrictions (and
+#: what else the models bring) alone.
 _ALIKE = ("prior", "latent_dim", "network")
 
 #: Effect, configurations used and note.
@@ -165,7 +166,7 @@ def better(key: str, ours: Family, *theirs: Family, worst: bool = False) -> Meas
         effects, notes, used = [], [], np.zeros(len(study), dtype=bool)
         for family in theirs:
             try:
-                pairs, rows, columns = _groups(study, ours, family, key, study.same(*_ALIKE))
+                pairs, rows, columns = _groups(study, ours, family, key, study.alike(*_ALIKE))
                 better = np.sign(sign * difference(study[key]))
                 effects.append(study.effect(mean_over(pairs, better).ratio, int(min(rows.sum(), columns.sum()))))
             except Unmeasured as reason:
@@ -195,7 +196,7 @@ def matched(by: str) -> Measure:
         level = np.where(np.isfinite(level), level, math.nan)
         either = POSTERIOR.among(study) | LATENT.among(study)
         width = CALIPER * float(np.nanstd(level[either])) if np.isfinite(level[either]).any() else math.nan
-        near = study.same(*_ALIKE, "likelihood_name") & (abs(difference(level)) <= width)
+        near = study.alike(*_ALIKE, "likelihood_name") & (abs(difference(level)) <= width)
         pairs, rows, columns = _groups(study, LATENT, POSTERIOR, "mi_noised", near)
         size, found = int(min(rows.sum(), columns.sum())), []
         for key in ("mi_noised", "mi_lower"):
