@@ -11,17 +11,19 @@ import pandas as pd
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Table as Shown
 from rich.text import Text
 
-from gimtune.analysis.export.report import bare_table, export, front_table
+from gimtune.analysis.export.report import export
 from gimtune.analysis.status import Standing, standing
+from gimtune.analysis.tables import Column, Table, cell, columns_of, failure_table, front_table, setting
+from gimtune.analysis.terminal import front_title, rendered
 from gimtune.analysis.text import number, plain
 from gimtune.results.load import load
 from gimtune.results.tally import span
 from gimtune.vocabulary import Status
 
-_ROWS = 12
+_ROWS, _FRONT = 12, 100
 _REFRESH = 2.0
 _REPORT_EVERY = 60.0
 
@@ -39,7 +41,7 @@ def _parts(stand: Standing, rows: int | None) -> Iterator[RenderableType]:
     planned = tally.trained + tally.left
     if planned:
         share = f"epochs   {tally.trained:,} of {'' if stand.ended else 'about '}{planned:,.0f} "
-        bar = Table.grid()
+        bar = Shown.grid()
         bar.add_row(Text(share), ProgressBar(planned, tally.trained, width=30), Text(f" {tally.trained / planned:.0%}"))
         yield bar
     yield _driver(stand)
@@ -56,9 +58,10 @@ def _parts(stand: Standing, rows: int | None) -> Iterator[RenderableType]:
     if stand.best is None:
         yield Text(f"no front: {plain(stand.refused)}")
     elif len(stand.best.rows):
-        shown = stand.best._replace(rows=stand.best.rows.head(rows or len(stand.best.rows)))
-        yield front_table(shown, ())
-        if len(shown.rows) < len(stand.best.rows):
+        shown = min(rows or _FRONT, _FRONT)
+        table = front_table(stand.best, most=shown)
+        yield rendered(table, front_title(table))
+        if shown < len(stand.best.rows):
             yield Text(f"... of {len(stand.best.rows)} on the front", style="dim")
         reference = ", ".join(f"{key} {number(value)}" for key, value in stand.best.reference.items())
         yield Text(f"hypervolume {number(stand.best.hypervolume)} from the reference point {reference}")
@@ -90,31 +93,30 @@ def _clock(then: float, now: float) -> str:
     return time.strftime(f"{day}%H:%M:%S", time.localtime(then))
 
 
-def _failed(run: Path, failed: pd.DataFrame, rows: int | None) -> Table:
-    table = bare_table(_counted("Failed or diverged", failed, rows))
-    for column in ("trial", "model", "prior", "weight", "seed", "epoch", "status", "error", "traceback"):
-        table.add_column(column, overflow="fold")
-    for row in failed.tail(rows or len(failed)).to_dict("records"):
-        path = Path("errors") / f"{row['pack']}.txt"
-        cells = (row[str(column.header)] for column in table.columns[:-1])
-        table.add_row(*(Text(number(cell)) for cell in cells), plain(path) if (run / path).is_file() else "-")
-    return table
+def _failed(run: Path, failed: pd.DataFrame, rows: int | None) -> Shown:
+    latest = failed.tail(rows or len(failed))
+    table = failure_table(latest, most=len(latest))
+    paths = [Path("errors") / f"{pack}.txt" for pack in latest["pack"]]
+    traces = [cell(plain(path) if (run / path).is_file() else None) for path in paths]
+    cells = [[*row, trace] for row, trace in zip(table.rows, traces, strict=True)]
+    table = table._replace(columns=[*table.columns, Column("traceback", False)], rows=cells)
+    return rendered(table, _counted("Failed or diverged", failed, rows), ragged=True)
 
 
-def _running(stand: Standing, running: pd.DataFrame, rows: int | None) -> Table:
-    table = bare_table(_counted("Running" if stand.driver else "Begun when the driver ended", running, rows))
-    objectives = list(stand.best.objectives) if stand.best else []
-    for column in ("trial", "model", "prior"):
-        table.add_column(column)
-    for column in ("weight", "seed", "epoch", "last report", *objectives):
-        table.add_column(column.replace("_", "\n"), justify="right")
-    for row in running.sort_values("reported", ascending=False).head(rows or len(running)).to_dict("records"):
-        names = (row[key] for key in ("trial", "model", "prior", "weight", "seed"))
-        epoch = f"{number(row['epoch'] if row['epoch'] == row['epoch'] else 0)} of {stand.tally.epochs}"
-        heard = row["reported"]
-        ago = "-" if heard is None or math.isnan(heard) else f"{span(max(0.0, stand.now - heard))} ago"
-        table.add_row(*(Text(number(cell)) for cell in names), epoch, ago, *(number(row[key]) for key in objectives))
-    return table
+def _running(stand: Standing, running: pd.DataFrame, rows: int | None) -> Shown:
+    latest = running.sort_values("reported", ascending=False).head(rows or len(running))
+    what = [key for key in setting(latest, "trial") if key != "latent_dim"]
+    columns = [*columns_of(latest, what), Column("epoch"), Column("last report")]
+    columns += map(Column, stand.best.objectives if stand.best else ())
+    cells = []
+    for row in latest.to_dict("records"):
+        epoch, heard = row["epoch"], row["reported"]
+        said = f"{number(epoch if epoch == epoch else 0)} of {stand.tally.epochs}"
+        ago = None if heard is None or math.isnan(heard) else f"{span(max(0.0, stand.now - heard))} ago"
+        told = {**row, "epoch": said, "last report": ago}
+        cells.append([cell(told[column.key]) for column in columns])
+    title = _counted("Running" if stand.driver else "Begun when the driver ended", running, rows)
+    return rendered(Table(title, columns, cells))
 
 
 def _counted(title: str, frame: pd.DataFrame, rows: int | None) -> str:

@@ -20,7 +20,9 @@ from scipy import stats
 from gimtune.analysis.__main__ import main
 from gimtune.analysis.export.report import print_verdicts
 from gimtune.analysis.statistics import claims as module
-from gimtune.analysis.statistics.claims import FEWEST, Claim, Verdict, Verdicts, claims
+from gimtune.analysis.statistics.claims import Claim, Verdict, Verdicts, claims
+from gimtune.analysis.statistics.effects import FEWEST, MEASURED
+from gimtune.analysis.statistics.measures import CALIPER
 from gimtune.results.store import Store
 from gimtune.vocabulary import Status
 
@@ -181,7 +183,7 @@ def test_better_is_counted_over_pairs_of_one_setting(values: list[tuple[float, f
 )
 def test_information_is_compared_at_equal_likelihood(values: list[tuple[float, float, str, str]]) -> None:
     found = answers(one_seed(values, "likelihood_x", "mi_noised"))["b_likelihood"]
-    width = module.CALIPER * np.std([v[0] for v in values if math.isfinite(v[0])] or [0.0])
+    width = CALIPER * np.std([v[0] for v in values if math.isfinite(v[0])] or [0.0])
     differences = [
         a[1] - b[1]
         for a, b in itertools.product(values, values)
@@ -310,7 +312,7 @@ def test_any_study_is_answered(data: st.DataObject) -> None:
         "weight": odd,
         "seed": st.sampled_from([0, 1, None]),
         "active_units": st.sampled_from([8, 0, None]),
-        **{p + key: odd for p in ("", "test_") for key in module._METRICS},
+        **{p + key: odd for p in ("", "test_") for key in MEASURED},
     }
     left = data.draw(st.sets(st.sampled_from([c for c in columns if c != "status"]), max_size=4))
     trials = pd.DataFrame(
@@ -371,7 +373,7 @@ def test_command_line_prints_verdicts_and_writes_them(tmp_path: Path, capsys: py
     trials = world("trade-off", np.random.default_rng(0)).assign(trial=lambda t: [f"t{i}" for i in t.index])
     with Store(tmp_path / "study.db", create=True) as store:
         planned = ["trial", "model", "weight", "seed", "restrictions", "side", "prior", "latent_dim", "data", "network"]
-        metrics = [c for c in trials if c.removeprefix("test_") in module._METRICS] + ["active_units", "fid_features"]
+        metrics = [c for c in trials if c.removeprefix("test_") in MEASURED] + ["active_units", "fid_features"]
         store.plan(trials[planned].to_dict("records"))
         store.report(trials[["trial", *metrics]].assign(epoch=1).to_dict("records"))
         store.mark(trials["trial"], Status.DONE)

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from test_analysis import SCRIPT, member, study
 
-from gimtune.algebra.models import MODELS
-from gimtune.algebra.priors import PRIORS as DECLARED
-from gimtune.algebra.restrictions import RESTRICTIONS
 from gimtune.analysis import front
+from gimtune.analysis.export import references
 from gimtune.analysis.export.latex import escape, front_table
-from gimtune.analysis.export.references import (
-    ALWAYS,
-    CRITICS,
-    DATA,
-    PRIORS,
-    SEARCH,
-    bibliography,
-    entries,
-    keys,
-    source,
-)
+from gimtune.analysis.export.references import ALWAYS, SEARCH, bibliography, entries, keys
+from gimtune.results.load import Study, load
+from gimtune.results.store import Store
 from gimtune.study.schema import SEQUENTIAL
+from gimtune.tuning import launch
 from gimtune.vocabulary import METRICS
 
-ROOT = Path(__file__).parents[1]
-#: Sources of declarations, and of what analysis.references adds.
+PARTS = launch._sources()
+#: Sources of parts and metrics, and of what is neither.
 SOURCES = {
-    **{f"model {name}": model.source for name, model in MODELS.items() if name != "ae"},
-    **{f"metric {key}": metric.source for key, metric in METRICS.items() if metric.source},
-    **{f"restriction {match}/{name}": declared.source for (match, name), declared in RESTRICTIONS.items()},
-    **{f"{name}": text for table in (PRIORS, DATA, SEARCH, CRITICS) for name, text in table.items()},
+    **{f"{kind} {name}": text for kind, found in PARTS.items() for name, text in found.items() if name != "ae"},
+    **{f"column {key}": metric.source for key, metric in METRICS.items() if metric.source},
+    **SEARCH,
     "always": ALWAYS,
 }
 
@@ -47,20 +38,12 @@ def test_every_source_has_an_entry(what: str) -> None:
     assert set(keys(SOURCES[what])) <= set(entries())
 
 
-def test_restrictions_are_cited_as_they_are_declared() -> None:
-    for (match, name), declared in RESTRICTIONS.items():
-        cited = keys(source(f"{match}_{name}"))
-        assert set(cited) <= set(keys(declared.source))
-        assert cited or "our reading" in declared.source
-
-
 def test_tables_name_what_there_is() -> None:
-    assert set(PRIORS) <= set(DECLARED)
     assert {*SEQUENTIAL, "mo_asha"} == set(SEARCH)
 
 
 def test_entries_are_well_formed_and_all_are_used() -> None:
-    text = (ROOT / "analysis" / "references.bib").read_text(encoding="utf-8")
+    text = Path(references.__file__).with_name("references.bib").read_text(encoding="utf-8")
     assert text.isascii()
     assert len(entries()) == text.count("@")
     assert {key for text in SOURCES.values() for key in keys(text)} >= set(entries())
@@ -75,15 +58,30 @@ def test_entries_are_well_formed_and_all_are_used() -> None:
         assert first.endswith(key[:-4]), key
 
 
+def cited(one: Study) -> set[str]:
+    return set(re.findall(r"^@\w+\{(\w+),", bibliography(one), re.M))
+
+
 def test_a_study_cites_what_it_used(tmp_path: Path) -> None:
     rows = [member(0), member(1, model="aae", restrictions='["latent_js"]'), member(2, model="own", prior="vamp")]
     one = study(tmp_path, rows)
-    cited = set(re.findall(r"^@\w+\{(\w+),", bibliography(one), re.M))
-    assert {"kingma2014", "makhzani2016", "goodfellow2014", "tomczak2018", "heusel2017", "alpaydin1998"} <= cited
-    assert not {"tolstikhin2018", "schmucker2021", "lecun1998"} & cited
+    assert cited(one) == {*keys(ALWAYS)}
+    with Store(tmp_path / "study.db", create=True) as store:
+        store.annotate(sources=json.dumps(PARTS))
+    one = load(tmp_path)
+    used = {"kingma2014", "makhzani2016", "goodfellow2014", "tomczak2018", "heusel2017", "alpaydin1998", "lecun1998"}
+    assert used <= cited(one)
+    assert not {"tolstikhin2018", "schmucker2021", "xiao2017", "mao2017"} & cited(one)
     (tmp_path / "config.yaml").write_text("search: {sampler: nsga2}\nscheduler: {name: mo_asha}\n")
-    more = set(re.findall(r"^@\w+\{(\w+),", bibliography(one), re.M))
-    assert more - cited == {"deb2002", "akiba2019", "schmucker2021"}
+    assert cited(one) >= used | {"deb2002", "akiba2019", "schmucker2021"}
+
+
+@pytest.mark.parametrize("sources", ["[", "[1]", '{"model": 5, "prior": {"normal": [1]}}', '{"data": null}'])
+def test_sources_that_are_none_are_left_out(tmp_path: Path, sources: str) -> None:
+    study(tmp_path, [member(0, fid_features=None, restrictions="[5, null]")])
+    with Store(tmp_path / "study.db", create=True) as store:
+        store.annotate(sources=sources)
+    assert {*keys(ALWAYS)} <= cited(load(tmp_path))
 
 
 def test_a_latex_table_has_its_columns_and_no_commands_of_others(tmp_path: Path) -> None:

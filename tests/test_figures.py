@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from matplotlib.text import Text
 from PIL import Image
 
-from gimtune import training
 from gimtune.analysis import Front, front
 from gimtune.analysis.figures import views
+from gimtune.analysis.figures.fronts import interactive_front, static_front
 from gimtune.analysis.figures.gallery import FIGURES
-from gimtune.analysis.figures.plots import PAPER, SCREEN, interactive_front, static_front
+from gimtune.analysis.figures.look import PAPER, SCREEN
+from gimtune.training import samples as kept
 
 
 def trials(**columns: object) -> pd.DataFrame:
@@ -227,14 +228,14 @@ def test_codes_of_a_trial_make_a_map(tmp_path: Path) -> None:
 
     codes = torch.randn(50, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([9.0, 4.0, 0.1, 0.1, 0.1])
     path = tmp_path / "samples" / "t0-latents.npz"
-    training._save_codes(codes, torch.arange(50) % 10, path)
+    kept.save_codes(codes, torch.arange(50) % 10, path)
     found = views.latent_map(tmp_path, "t0")
     assert found is not None
     assert found.latent_dim == 5
     assert found.explained > 0.99
     assert np.abs(np.corrcoef(found.codes[:, 0], codes[:, 0])[0, 1]) > 0.999
     assert list(found.labels) == list(np.arange(50) % 10)
-    training._save_codes(codes[:, :2], torch.arange(50) % 10, path)
+    kept.save_codes(codes[:, :2], torch.arange(50) % 10, path)
     plane = views.latent_map(tmp_path, "t0")
     assert plane is not None
     assert plane.explained == 1

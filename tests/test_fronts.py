@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import itertools
 import json
 import math
@@ -17,7 +16,6 @@ from hypothesis import strategies as st
 
 from gimtune.analysis import front
 from gimtune.analysis.statistics.attainment import attainment, attainment_difference, configuration, mean_front
-from gimtune.results import pareto
 from gimtune.results.pareto import contributions, dominance_rank
 
 KEYS = ["fid", "probe_accuracy", "mi"]
@@ -282,7 +280,3 @@ def test_share_on_the_front_tells_luck_from_merit() -> None:
     assert 0.2 < second < 0.5
     assert third == 0
     assert found.low < found.hypervolume < found.high
-
-
-def test_the_examples_in_docstrings_hold() -> None:
-    assert not doctest.testmod(pareto).failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from helpers import combinations
 from PIL import Image
 from test_analysis import SCRIPT, member, study, write
@@ -25,7 +27,7 @@ from gimtune.analysis import front
 from gimtune.analysis.__main__ import main
 from gimtune.analysis.export.report import write_report
 from gimtune.analysis.export.reproduce import command
-from gimtune.analysis.page.page import POINTS
+from gimtune.analysis.page.points import POINTS
 from gimtune.results.load import Study
 from gimtune.study import composition, resolve
 from gimtune.vocabulary import Member, Status
@@ -110,6 +112,7 @@ def trained(tmp_path: Path) -> Study:
     rows = []
     for i, one in enumerate(found[:10]):
         row = member(i, trial=one.trial, model=one.model, config=one.to_json(), weight=one.weight, seed=one.seed)
+        row["assignment"] = json.dumps(dict(one.assignment))
         row |= {"fid": 10.0 + 10 * i, "probe_accuracy": 0.5 + 0.04 * i, "active_units": 0 if i == 3 else 8}
         rows.append(row)
         picture(tmp_path / "run" / "samples" / f"{one.trial}.png", 20 * i)
@@ -241,6 +244,11 @@ def trial_of(line: str) -> str:
     return found.trial
 
 
+def line(one: Member, stated: Any = None) -> str:
+    """The line of a member of a study that stated itself so."""
+    return command(one.trial, one.to_json(), json.dumps(dict(one.assignment)), stated or {})
+
+
 STUDIES = {
     "a weight of its own": ["models=[beta_vae]", "space.weight=0.1234567890123", "space.seed=7"],
     "parameters of its own": ["models=[info_vae]", "space.lambda={grid: [3.7, 100]}", "space.alpha={grid: [0, 0.3]}"],
@@ -249,6 +257,11 @@ STUDIES = {
     "a critic's settings": ["models=[aae]", "critic.steps=3", "critic.spectral_norm=true", "critic.learning_rate=1e-7"],
     "another domain": ["models=[cyclegan]", "data=mnist", "data.pair=fashion_mnist", "network=conv"],
     "a prior with options": ["models=[vae]", "prior=mixture", "study=search", "search.trials=3"],
+    "a learning rate of its own": ["models=[vae]", "space.learning_rate={grid: [1e-4, 0.003]}", "space.batch_size=32"],
+    "a model that says all": [
+        "models=[{name: own, side: q, encoder: deterministic, likelihood: gaussian, restrictions: "
+        "[{match: latent, divergence: js, weight: 0.3}, {match: latent, divergence: mmd, weight: 7}]}, vae]",
+    ],
 }
 
 
@@ -257,7 +270,7 @@ def test_a_members_line_yields_the_member(overrides: list[str]) -> None:
     chosen = composition.load(overrides)
     found = resolve.members(chosen)
     for one in found[:: max(1, len(found) // 2)]:
-        assert trial_of(command(one.trial, one.to_json(), chosen.space)) == one.trial
+        assert trial_of(line(one, yaml.safe_load(composition.dump(chosen)))) == one.trial
 
 
 @pytest.mark.slow
@@ -265,13 +278,13 @@ def test_a_members_line_yields_the_member(overrides: list[str]) -> None:
 def test_every_models_line_yields_it(model: str, prior: str) -> None:
     space = [f"space.prior={prior}", "space.weight=0.3", "space.latent_dim=74", "space.seed=3"]
     (one,) = resolve.members(composition.load([f"models=[{model}]", *space]))
-    assert trial_of(command(one.trial, one.to_json())) == one.trial
+    assert trial_of(line(one)) == one.trial
 
 
 @pytest.mark.slow
 def test_the_line_is_taken_by_the_command_line() -> None:
     one = resolve.members(composition.load(["models=[wae_gan]"]))[3]
-    words = shlex.split(command(one.trial, one.to_json()))
+    words = shlex.split(line(one))
     done = subprocess.run([sys.executable, *words[1:], "dry_run=true"], capture_output=True, text=True, check=True)
     assert "1 members in 1 trials" in done.stdout
     assert "wae_gan" in done.stdout
@@ -279,16 +292,20 @@ def test_the_line_is_taken_by_the_command_line() -> None:
 
 def test_a_configuration_that_is_not_the_members_gives_no_line() -> None:
     one = resolve.members(composition.load(["models=[vae]"]))[0]
-    text = one.to_json()
+    text, chosen = one.to_json(), json.dumps(dict(one.assignment))
     with pytest.raises(ValueError, match="not the one it was named after"):
-        command(one.trial, text.replace('"weight":1.0', '"weight":2.0'))
+        command(one.trial, text.replace('"learning_rate":0.001', '"learning_rate":2.0'), chosen, {})
     for bad in ("", "[1", "{}", "5", text[:-1]):
         with pytest.raises(ValueError, match="cannot be read"):
-            command(one.trial, bad)
+            command(one.trial, bad, chosen, {})
+    for bad, why in ((None, "not recorded"), (math.nan, "not recorded"), ("[1", "cannot be read"), ("{}", "be read")):
+        with pytest.raises(ValueError, match=f"space that it came from|{why}"):
+            command(one.trial, text, bad, {})
     for name in ("$(touch /tmp/x)", "x,seed=1", "a b", "'", "x\n", "-h"):
-        changed = Member.from_json(text.replace('"model":"vae"', f'"model":{json.dumps(name)}'))
         with pytest.raises(ValueError, match="cannot stand in a command line"):
-            command(changed.trial, changed.to_json())
+            command(one.trial, text, json.dumps({"model": name}), {})
+        with pytest.raises(ValueError, match="cannot stand in a command line"):
+            command(one.trial, text, json.dumps({"model": "vae", name: 1}), {})
 
 
 # Run folders that somebody tampered with

@@ -18,7 +18,8 @@ from test_analysis import member, write
 
 from gimtune.analysis import front
 from gimtune.analysis.__main__ import main
-from gimtune.analysis.status import driver_at_work, standing
+from gimtune.analysis.status import standing
+from gimtune.results.folder import driver_at_work, held
 from gimtune.results.store import Store
 from gimtune.results.tally import Tally, essential, span
 from gimtune.tuning.packs import as_text
@@ -157,13 +158,12 @@ time.sleep(0.1)
 
 
 def test_asking_does_not_keep_a_driver_out(tmp_path):
-    from gimtune.tuning.launch import _only_driver
-
     (tmp_path / ".lock").touch()
     with subprocess.Popen([sys.executable, "-c", ASK, tmp_path / ".lock"], stdout=subprocess.PIPE) as asking:
         asking.stdout.readline()
         assert not driver_at_work(tmp_path)
-        with _only_driver(tmp_path):
+        with held(tmp_path) as got:
+            assert got
             assert driver_at_work(tmp_path)
 
 

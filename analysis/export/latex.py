@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gimtune.analysis.text import flags, number
+from gimtune.analysis import tables
+from gimtune.analysis.text import number
 from gimtune.results.pareto import Front
 from gimtune.vocabulary import Direction
 
@@ -18,8 +19,8 @@ _ESCAPED = str.maketrans(
     }
 )
 _ARROWS = {Direction.MIN: r" $\downarrow$", Direction.MAX: r" $\uparrow$"}
-_SETTING = ("model", "prior", "weight", "latent_dim", "seed")
-_MARKS = (r"$^{\ast}$", r"$^{\dagger}$")
+_MARKS = {"collapsed": r"$^{\ast}$", "flagged": r"$^{\dagger}$"}
+_MEANINGS = {"collapsed": "collapsed posterior", "flagged": "a divergence whose critic gives no estimate"}
 
 
 def front_table(front: Front) -> str:
@@ -27,32 +28,28 @@ def front_table(front: Front) -> str:
 
     It wants ``\\usepackage{booktabs}``. An asterisk marks a collapsed posterior, a dagger a flagged divergence.
     """
-    keys = [*front.objectives]
-    columns = [*_SETTING, *keys, *(f"test_{key}" for key in keys)]
-    arrows = {name: _ARROWS[way] for key, way in front.objectives.items() for name in (key, f"test_{key}")}
-    heads = [escape(column.replace("_", " ")) + arrows.get(column, "") for column in columns]
+    table = tables.front_table(front, first=(), most=len(front.rows))
+    heads = [escape(column.head) + _ARROWS.get(column.direction, "") for column in table.columns]
     lines, seen = [], set()
-    for row in front.rows.reindex(columns=[*columns, "collapsed", "flags", "trial"]).to_dict("records"):
-        cells = [escape(number(row[column])) for column in columns]
-        for mark, holds in zip(_MARKS, (row["collapsed"], bool(flags(row))), strict=True):
-            if holds:
-                cells[0] += mark
-                seen.add(mark)
-        lines.append(" & ".join(cells) + r" \\")
-    numbers = "r" * (len(columns) - 2)
+    for row in table.rows:
+        words = {mark.word for cell in row for mark in cell.marks}
+        signs = [sign for word, sign in _MARKS.items() if word in words]
+        first, *others = (escape(cell.text) for cell in row)
+        lines.append(" & ".join(["".join([first, *signs]), *others]) + r" \\")
+        seen |= words
+    places = "".join("r" if column.numeric else "l" for column in table.columns)
     reference = ", ".join(f"{escape(key.replace('_', ' '))} {number(value)}" for key, value in front.reference.items())
     notes = [
         f"{len(front.rows)} non-dominated of {len(front.points)} trials, chosen on the validation split",
         f"hypervolume {number(front.hypervolume)} from the reference point ({reference})" if len(front.rows) else "",
-        f"{_MARKS[0]} collapsed posterior" if _MARKS[0] in seen else "",
-        f"{_MARKS[1]} a divergence whose critic gives no estimate" if _MARKS[1] in seen else "",
+        *(f"{sign} {_MEANINGS[word]}" for word, sign in _MARKS.items() if word in seen),
     ]
     return "\n".join(
         [
             r"\begin{table}",
             r"  \centering",
             f"  \\caption{{{'; '.join(filter(None, notes))}.}}",
-            f"  \\begin{{tabular}}{{ll{numbers}}}",
+            f"  \\begin{{tabular}}{{{places}}}",
             r"    \toprule",
             "    " + " & ".join(heads) + r" \\",
             r"    \midrule",

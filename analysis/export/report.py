@@ -11,23 +11,24 @@ import numpy as np
 import pandas as pd
 from plotly.offline import get_plotlyjs
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from gimtune.analysis.export import latex
 from gimtune.analysis.export.references import bibliography
 from gimtune.analysis.figures.gallery import FIGURES
-from gimtune.analysis.page.page import compared, page
+from gimtune.analysis.page.comparison import compared
+from gimtune.analysis.page.page import page
 from gimtune.analysis.statistics.claims import Claim, Verdict, Verdicts, claims
-from gimtune.analysis.text import flags, number, plain
+from gimtune.analysis.tables import CONTEXT, failure_table, front_table, group_table, group_tables
+from gimtune.analysis.terminal import bare_table, front_title, rendered
+from gimtune.analysis.text import number, plain
 from gimtune.files import replacing
 from gimtune.results.load import Study, load, pooled
 from gimtune.results.pareto import OBJECTIVES, Front, front, fronts_by
 from gimtune.vocabulary import Status
 
-#: Metrics shown beside the objectives where the terminal has this many columns; pareto.csv has them all.
+#: A terminal of so many columns has room for metrics beside the objectives.
 _WIDE = 110
-_CONTEXT = ("fid_floor", "fid_expost", "mi", "mi_lower", "restriction")
 _FAILURES = 20
 _ROWS = 100
 _COLOURS = {Verdict.HOLDS: "green", Verdict.DOES_NOT_HOLD: "red", Verdict.UNDECIDED: "dim"}
@@ -124,20 +125,19 @@ def print_front(
 ) -> None:
     """Print the front, its hypervolume, those by model and by prior, what was left out, the verdicts and `paths`."""
     best = front(study.trials, objectives, only=only)
-    console.print(front_table(best, _CONTEXT if console.width >= _WIDE else ()))
+    table = front_table(best, CONTEXT if console.width >= _WIDE else (), most=_ROWS)
+    console.print(rendered(table, front_title(table)))
     reference = ", ".join(f"{key} {number(value)}" for key, value in best.reference.items())
     console.print(f"hypervolume {number(best.hypervolume)} from the reference point {reference}", highlight=False)
-    for by in ("model", "prior"):
-        groups = fronts_by(study.trials, by, best.objectives, only=only)
-        if len(groups) > 1:
-            console.print(_group_table(by, groups, best))
+    for groups in group_tables(study.trials, best, only, most=_ROWS):
+        console.print(rendered(groups))
     if accuracy := study.meta.get("classifier_test_accuracy"):
         console.print(f"FID features: {study.meta.get('fid_features')}, of test accuracy {accuracy}", highlight=False)
     left = ", ".join(f"{count} {plain(reason)}" for reason, count in best.left_out.items()) or "none"
     console.print(Text(f"{len(best.points)} of {len(study.trials)} trials considered; left out: {left}"))
     failures = study.trials[study.trials["status"].isin([Status.FAILED, Status.DIVERGED])]
     if len(failures):
-        console.print(_failure_table(failures))
+        console.print(rendered(failure_table(failures, most=_FAILURES), ragged=True))
     print_verdicts(_verdicts(study, only), console)
     for path in dict.fromkeys(
         p.parent if p.parent.name in ("figures", "tables") else p for p in (paths or {}).values()
@@ -155,8 +155,9 @@ def print_comparison(
     """Print the common front of several runs, the share of each, and what the first attains more than the others."""
     labels, trials = pooled(runs)
     best = front(trials, objectives, only=only)
-    console.print(front_table(best, (), "run"))
-    console.print(_group_table("run", fronts_by(trials, "run", best.objectives, only=only), best))
+    table = front_table(best, (), ("trial", "run"), most=_ROWS)
+    console.print(rendered(table, front_title(table)))
+    console.print(rendered(group_table("run", fronts_by(trials, "run", best.objectives, only=only), best, most=_ROWS)))
     for _, told in compared(runs, labels, best.objectives, only):
         console.print(Text(told), soft_wrap=True)
 
@@ -194,68 +195,6 @@ def _interval(claim: Claim) -> tuple[str, str]:
 def _verdicts(study: Study, only: Mapping[str, str] | None) -> Verdicts:
     """The same in every reading of the same study."""
     return claims(study.trials, np.random.default_rng(0), only=only)
-
-
-def front_table(best: Front, context: tuple[str, ...], *more: str) -> Table:
-    more_rows = f", the first {_ROWS}" if len(best.rows) > _ROWS else ""
-    title = f"Pareto front on the validation split: {len(best.rows)} of {len(best.points)} trials{more_rows}"
-    doubts = [flags(row) for row in best.rows.head(_ROWS).to_dict("records")]
-    notes = dict.fromkeys(f"{plain(key)}: {plain(why)}" for found in doubts for key, why in found.items())
-    table = bare_table(
-        f"{title} (test: the same trials on the test split)",
-        caption="\n".join(f"flagged: {note}" for note in notes) or None,
-    )
-    metrics = list(dict.fromkeys([*best.objectives, *context]))
-    tests = [f"test_{key}" for key in best.objectives]
-    rows = best.rows.head(_ROWS).reindex(
-        columns=["trial", *more, "model", "prior", "weight", "latent_dim", "seed", *metrics, *tests, "collapsed"]
-    )
-    for column in rows.columns[:-1]:
-        text = column in ("trial", "model", "prior", *more)
-        table.add_column(column.replace("_", "\n"), justify="left" if text else "right", overflow="fold")
-    for (*cells, collapsed), flagged in zip(rows.itertuples(index=False), doubts, strict=True):
-        shown = [Text(number(cell)) for cell in cells]
-        for mark, is_so in (("collapsed", collapsed), ("flagged", flagged)):
-            if is_so:
-                shown[1 + len(more)].append(f"\n{mark}", style="bold red")
-        table.add_row(*shown)
-    return table
-
-
-def _group_table(by: str, groups: Mapping[str, Front], best: Front) -> Table:
-    table = bare_table(f"By {by}, from the same reference point")
-    for column in (by, "trials", "own front", "of the common front", "collapsed", "hypervolume"):
-        table.add_column(column, justify="left" if column == by else "right", overflow="fold")
-    common = best.rows[by].fillna("unknown").value_counts()
-    for name, own in sorted(groups.items(), key=lambda item: -item[1].hypervolume):
-        collapsed = int(own.points["collapsed"].sum())
-        counts = (len(own.points), len(own.rows), int(common.get(name, 0)), collapsed)
-        table.add_row(Text(plain(name)), *map(str, counts), number(own.hypervolume))
-    return table
-
-
-def _failure_table(failures: pd.DataFrame) -> Table:
-    more = f", the first {_FAILURES}" if len(failures) > _FAILURES else ""
-    table = bare_table(f"Failed or diverged: {len(failures)}{more}")
-    columns = ["trial", "model", "prior", "weight", "seed", "epoch", "status", "error"]
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for cells in failures[columns].head(_FAILURES).itertuples(index=False):
-        table.add_row(*(Text(number(cell)) for cell in cells))
-    return table
-
-
-def bare_table(title: str, caption: str | None = None) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        caption=None if caption is None else Text(caption),
-        caption_justify="left",
-        box=None,
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-    )
 
 
 def conclude(run: Path, objectives: Mapping[str, str], console: Console) -> int:

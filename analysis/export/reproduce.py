@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from itertools import islice, product
 from typing import Any
 
-from gimtune.algebra.models import MODELS
+from gimtune.results.store import Value
 from gimtune.vocabulary import Member
 
 #: What stands in a command line without a second look: names, paths and addresses.
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:@+-]{0,255}")
-_PIXELS = {"digits": 8 * 8, "mnist": 28 * 28, "fashion_mnist": 28 * 28}
 _ENCODERS = ("gaussian", "deterministic", "implicit")
 
 
-def command(trial: str, config: str, swept: Mapping[str, Any] | None = None) -> str:
+def command(trial: str, config: str, assignment: Value, stated: Mapping[str, Any]) -> str:
     """The line ``python -m gimtune ...`` whose only member is this one, quoted for a POSIX shell.
 
     Everything that the member's name is a hash of is said outright, so that defaults may change.
@@ -27,7 +24,8 @@ def command(trial: str, config: str, swept: Mapping[str, Any] | None = None) -> 
     Args:
         trial: the member's name.
         config: its configuration, as of `gimtune.vocabulary.Member.to_json`.
-        swept: the study's ``space``; where a model's own parameters were swept, their values are looked up in it.
+        assignment: JSON of the values of the study's space that it came from.
+        stated: the run's ``config.yaml``, which has the models that are the study's own.
 
     Raises:
         ValueError: the configuration is none, is not this member's, or says something that no line can.
@@ -35,7 +33,7 @@ def command(trial: str, config: str, swept: Mapping[str, Any] | None = None) -> 
     try:
         member = Member.from_json(config)
         own = member.trial == trial
-        overrides = [*_overrides(member, swept or {})] if own else []
+        overrides = [*_overrides(member, _chosen(assignment), stated)] if own else []
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         why = str(error).splitlines()[0] if isinstance(error, _Unsaid) else "its configuration cannot be read"
         raise ValueError(why) from None
@@ -48,11 +46,15 @@ class _Unsaid(ValueError):
     """Why a member has no line."""
 
 
-def _overrides(member: Member, swept: Mapping[str, Any]) -> Iterator[str]:
-    swept = {"prior": dict(member.prior), "latent_dim": member.latent_dim, "seed": member.seed, **_model(member, swept)}
+def _overrides(member: Member, chosen: Mapping[str, Any], stated: Mapping[str, Any]) -> Iterator[str]:
+    # the study's space may leave to defaults what is said here
+    space = {"prior": dict(member.prior), "weight": member.weight, "latent_dim": member.latent_dim, "seed": member.seed}
+    space |= {key: value for key, value in chosen.items() if key not in ("model", "prior")}
+    if member.plugins:
+        yield f"plugins={_text([*member.plugins])}"
     yield f"data={_text(member.data['name'])}"
-    yield f"models=[{_text(swept.pop('model'))}]"
-    yield f"space={_text(swept)}"
+    yield f"models=[{_text(_model(str(chosen['model']), stated))}]"
+    yield f"space={_text(space)}"
     yield f"likelihood={_text(member.likelihood)}"
     if member.encoder in _ENCODERS:  # others come with their prior
         yield f"encoder={member.encoder}"
@@ -68,55 +70,25 @@ def _overrides(member: Member, swept: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{_text(section)}.{_text(key)}={_text(value)}"
 
 
-def _model(member: Member, swept: Mapping[str, Any]) -> dict[str, Any]:
-    """The model as ``models`` lists it, its weight, and its parameters where they are not the declared ones."""
-    terms = member.restrictions
-    weight = {"weight": member.weight}
-    if declared := MODELS.get(member.model):
-        pixels = _PIXELS.get(str(member.data["name"]), 1)
-        keys = [key for key in declared.parameters if key in swept]
-        for values in islice(product(*(_numbers(swept[key]) for key in keys)), 1000):
-            given = dict(zip(keys, values, strict=True))
-            found = declared.weights(member.weight, latent_dim=member.latent_dim, pixels=pixels, **given)
-            pairs = zip(declared.restrictions, found, strict=True)
-            if terms == tuple((str(term.match), term.divergence, value) for term, value in pairs):
-                return {"model": member.model, **weight, **given}
-        parameters = ", ".join(declared.parameters) or "restriction"
-        raise _Unsaid(f"its {parameters} cannot be told from its weights; the run's config.yaml has the space")
-    if len(terms) == 1 and member.side == "q" and terms[0] == (*member.model.split("_", 1), member.weight):
-        return {"model": "ae", "restriction": f"{terms[0][0]}/{terms[0][1]}", **weight}
-    restrictions = [
-        {"match": match, "divergence": divergence, "weight": _factor(value, member.weight)}
-        for match, divergence, value in terms
-    ]
-    return {"model": {"name": member.model, "side": member.side, "restrictions": restrictions}, **weight}
+def _chosen(assignment: Value) -> dict[str, Any]:
+    if not isinstance(assignment, str) or not assignment:
+        raise _Unsaid("it is not recorded which values of the study's space it came from")
+    try:
+        found = json.loads(assignment)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or "model" not in found:
+        raise _Unsaid("the values of the study's space that it came from cannot be read")
+    return found
 
 
-def _factor(value: float, weight: float) -> float:
-    """What times ``weight`` is ``value``, to the last bit."""
-    if not weight:
-        return 1.0
-    near = value / weight
-    for factor in (near, math.nextafter(near, 0), math.nextafter(near, math.inf)):
-        if weight * factor == value:
-            return factor
-    raise _Unsaid("its restrictions' weights cannot be told from their products")
-
-
-def _numbers(value: Any) -> list[float]:
-    """Every number that a space lists, of its first thousand parts."""
-    found, left = set(), [value]
-    for _ in range(1000):
-        if not left:
-            break
-        part = left.pop()
-        if isinstance(part, Mapping):
-            left += [inner for key, inner in part.items() if key not in ("uniform", "loguniform", "randint")]
-        elif isinstance(part, list):
-            left += part
-        elif isinstance(part, int | float) and not isinstance(part, bool):
-            found.add(float(part))
-    return sorted(found)
+def _model(name: str, stated: Mapping[str, Any]) -> Any:
+    """A model as the study lists it: a name, or a mapping that says what it is."""
+    listed = stated.get("models")
+    for entry in listed if isinstance(listed, list) else []:
+        if isinstance(entry, Mapping) and entry.get("name") == name:
+            return entry
+    return name
 
 
 def _text(value: Any) -> str:

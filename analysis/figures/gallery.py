@@ -15,7 +15,7 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
-from gimtune.analysis.figures import members, planes, plots, sweeps
+from gimtune.analysis.figures import fronts, members, planes, sweeps
 from gimtune.analysis.figures.views import band
 from gimtune.results.pareto import Front
 
@@ -56,8 +56,8 @@ FIGURES: Mapping[str, Kind] = MappingProxyType(
             "Pareto front",
             "A point is a trial; those on the line are not dominated. Grey: attained by some seeds but not by all. "
             "Hollow: collapsed posterior, no trade-off.",
-            lambda front, run: plots.static_front(front, band(front)),
-            lambda front, run: plots.interactive_front(front, band(front)),
+            lambda front, run: fronts.static_front(front, band(front)),
+            lambda front, run: fronts.interactive_front(front, band(front)),
         ),
         "information": Kind(
             "FID against probe accuracy, coloured by mutual information",

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from plotly.subplots import make_subplots
 
-from gimtune.analysis.figures import plots
-from gimtune.analysis.figures.plots import SCREEN, escaped, fewer, key, name, rank, style
+from gimtune.analysis.figures import paper, screen
+from gimtune.analysis.figures.look import SCREEN, escaped, fewer, name, rank, stray, style
+from gimtune.analysis.figures.paper import key
 from gimtune.analysis.figures.views import LatentMap, chosen, flagged, latent_map, sample, thinned
 from gimtune.analysis.text import number, short
 from gimtune.results.pareto import Front
@@ -56,7 +57,7 @@ _ZERO, _UNDEFINED = -0.05, -0.1
 def _coordinates(points: pd.DataFrame) -> Iterator[_Coordinate]:
     if {"likelihood_name", "likelihood_x"} <= {*points}:  # of a critic's features: not of pixels
         points = points.assign(likelihood_x=points["likelihood_x"].mask(points["likelihood_name"] == "features"))
-    kept = points[~plots.stray(points)] if (~plots.stray(points)).any() else points
+    kept = points[~stray(points)] if (~stray(points)).any() else points
     for metric, label in _PARALLEL.items():
         values = points.get(metric, pd.Series(np.nan, points.index)).to_numpy(dtype=float)
         ends = kept.get(metric, pd.Series(dtype=float)).to_numpy(dtype=float)
@@ -105,7 +106,7 @@ def static_parallel(front: Front, run: Path) -> Figure | None:
     if len(coordinates) < 3:
         return None
     lines = np.column_stack([c.places for c in coordinates])
-    figure = plots.paper(9.4, 4.2)
+    figure = paper.sheet(9.4, 4.2)
     axes = figure.add_subplot()
     places = np.arange(len(coordinates))
     best, states = points["on_front"].to_numpy(dtype=bool), points["collapsed"].to_numpy(dtype=bool)
@@ -174,7 +175,7 @@ def interactive_parallel(front: Front, run: Path) -> go.Figure | None:
     line = {"color": numbers, "colorscale": steps, "cmin": -0.5, "cmax": len(names) - 0.5}
     figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line, labelfont={"size": 11}, labelangle=-20))
     note = fewer(len(points), len(front.points))
-    plots.screen(figure, f"Drag along an axis to choose; click there to let go{note}")
+    screen.titled(figure, f"Drag along an axis to choose; click there to let go{note}")
     return figure.update_layout(height=560, margin={"t": 150, "r": 110})
 
 
@@ -217,7 +218,7 @@ def static_samples(front: Front, run: Path, rows: pd.DataFrame | None = None) ->
     if not found:
         return None
     kinds = [i for i in range(2) if any(pictures[i] for _, pictures in found)]
-    figure = plots.paper(0.3 + 1.75 * len(found), 0.8 + 1.75 * len(kinds))
+    figure = paper.sheet(0.3 + 1.75 * len(found), 0.8 + 1.75 * len(kinds))
     grid = figure.subplots(len(kinds), len(found), squeeze=False)
     for column, (row, pictures) in enumerate(found):
         for line, i in enumerate(kinds):
@@ -245,7 +246,7 @@ def static_latents(front: Front, run: Path) -> Figure | None:
         return None
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
-    figure = plots.paper(2.5 * columns, 2.75 * rows)
+    figure = paper.sheet(2.5 * columns, 2.75 * rows)
     grid = [*figure.subplots(rows, columns, squeeze=False).flat]
     for axes, (row, codes) in zip(grid, found, strict=False):
         for label in np.unique(codes.labels):
@@ -295,7 +296,7 @@ def interactive_latents(front: Front, run: Path) -> go.Figure | None:
             )
             named.add(label)
     figure.update_xaxes(showticklabels=False).update_yaxes(showticklabels=False).update_annotations(font_size=11)
-    return plots.screen(figure, "").update_layout(height=120 + 330 * rows)
+    return screen.titled(figure, "").update_layout(height=120 + 330 * rows)
 
 
 _COURSE = {
@@ -309,7 +310,7 @@ _COURSE = {
 def static_course(reports: pd.DataFrame, trial: str) -> Figure:
     """How a member's metrics went, evaluation by evaluation, on the validation split."""
     rows = reports[reports["trial"] == trial].sort_values("epoch")
-    figure = plots.paper(9.4, 2.6)
+    figure = paper.sheet(9.4, 2.6)
     grid = figure.subplots(1, len(_COURSE))
     for axes, (title, keys) in zip(grid, _COURSE.items(), strict=True):
         marks = zip(keys, ("o", "s", "^"), ("-", "--", ":"), strict=False)

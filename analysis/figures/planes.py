@@ -16,11 +16,14 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
-from gimtune.analysis.figures import plots
-from gimtune.analysis.figures.plots import PAPER, SCREEN, Axis, axis, brief, fewer, key, name
+from gimtune.analysis.figures import paper, screen
+from gimtune.analysis.figures.look import PAPER, SCREEN, Axis, axis, fewer, name
+from gimtune.analysis.figures.paper import key
+from gimtune.analysis.figures.screen import brief
 from gimtune.analysis.figures.views import measured, rate_distortion, thinned
 from gimtune.analysis.text import short
 from gimtune.results.pareto import Front
+from gimtune.results.varied import varied
 
 #: Its lightness rises steadily: it reads in grey and for the colour-blind (Smith & van der Walt 2015).
 _SCALE = "viridis"
@@ -48,17 +51,17 @@ def _drawn(panels: Sequence[_Panel], most: int) -> tuple[list[_Panel], str]:
 def _static_panels(panels: Sequence[_Panel], columns: int, width: float, height: float) -> Figure:
     """Scatters side by side, coloured by model, one legend for all."""
     panels, note = _drawn(panels, PAPER // len(panels))
-    figure = plots.paper(width, height)
+    figure = paper.sheet(width, height)
     rows = -(-len(panels) // columns)
     for i, (panel, axes) in enumerate(zip(panels, figure.subplots(rows, columns, squeeze=False).flat, strict=False)):
-        plots.panel(axes, panel.x, panel.y)
-        plots.scatter(axes, panel.points, panel.x, panel.y, size=0.6)
+        paper.panel(axes, panel.x, panel.y)
+        paper.scatter(axes, panel.points, panel.x, panel.y, size=0.6)
         for label in (axes.xaxis.label, axes.yaxis.label):
             label.set(text=label.get_text().replace(" (", "\n("), size=8)
         axes.tick_params(labelsize=8)
         if rows > 1 or (i % columns and panel.y == panels[i - 1].y):
             axes.label_outer()
-    plots.legend(figure, panels)
+    paper.legend(figure, panels)
     if note:
         figure.suptitle(note, fontsize=9)
     return figure
@@ -70,21 +73,21 @@ def _interactive_panels(panels: Sequence[_Panel], columns: int, title: str, heig
     named: set[str] = set()
     for i, panel in enumerate(panels):
         place = {"row": i // columns + 1, "col": i % columns + 1}
-        tell = partial(_told, keys=(panel.x.key, panel.y.key))
-        few = panel.points.filter([*dict.fromkeys([*plots.TOLD, panel.x.key, panel.y.key])])
-        for trace in plots.traces(few, panel.x.key, panel.y.key, tell):
+        tell = partial(_told, keys=(panel.x.key, panel.y.key), varied=varied(panel.points))
+        few = panel.points.filter([*dict.fromkeys([*screen.TOLD, *varied(panel.points), panel.x.key, panel.y.key])])
+        for trace in screen.traces(few, panel.x.key, panel.y.key, tell):
             trace.showlegend = trace.legendgroup not in named
             named.add(trace.legendgroup)
             figure.add_trace(trace, **place)
-        figure.update_xaxes(**plots.scales(panel.x, narrow=True), **place)
-        figure.update_yaxes(**plots.scales(panel.y, narrow=True), **place)
+        figure.update_xaxes(**screen.scales(panel.x, narrow=True), **place)
+        figure.update_yaxes(**screen.scales(panel.y, narrow=True), **place)
     if any(one.beyond(panel.points[one.key]).any() for panel in panels for one in (panel.x, panel.y)):
         note += " (a double click shows points beyond the axes)"
-    return plots.screen(figure, " ".join(filter(None, (title, note)))).update_layout(height=height)
+    return screen.titled(figure, " ".join(filter(None, (title, note)))).update_layout(height=height)
 
 
-def _told(row: Mapping[Any, Any], keys: Sequence[str]) -> str:
-    return brief(row, *keys)
+def _told(row: Mapping[Any, Any], keys: Sequence[str], varied: Sequence[str]) -> str:
+    return brief(row, *keys, varied=varied)
 
 
 # FID against probe accuracy, coloured by information
@@ -113,20 +116,20 @@ def static_information(front: Front, run: Path) -> Figure | None:
     if (found := _coloured(front)) is None:
         return None
     points = thinned(found.points, PAPER)
-    figure = plots.paper(7.6, 4.6)
+    figure = paper.sheet(7.6, 4.6)
     axes = figure.add_subplot()
-    plots.panel(axes, found.x, found.y)
+    paper.panel(axes, found.x, found.y)
     normal, scale = Normalize(*found.ends, clip=True), colormaps[_SCALE].with_extremes(bad="white")
 
     def colour(rows: pd.DataFrame) -> Any:
         return scale(normal(np.ma.masked_invalid(rows["mi_noised"].to_numpy(dtype=float))))
 
-    plots.scatter(axes, points, found.x, found.y, colour=colour)
+    paper.scatter(axes, points, found.x, found.y, colour=colour)
     bar = figure.colorbar(ScalarMappable(normal, scale), ax=axes, pad=0.02, aspect=30)
     bar.set_label(f"{name('mi_noised')} (nats)")
     extra = [key("no estimate", marker="o", color="white", markeredgecolor="0.3", linestyle="")]
     extra = extra if points["mi_noised"].isna().any() else []
-    plots.legend(figure, [(points, found.x, found.y)], extra=extra, coloured=False)
+    paper.legend(figure, [(points, found.x, found.y)], extra=extra, coloured=False)
     axes.set_title(f"large: on the front {fewer(len(points), len(found.points)).strip()}", fontsize=9)
     return figure
 
@@ -136,9 +139,9 @@ def interactive_information(front: Front, run: Path) -> go.Figure | None:
     if (found := _coloured(front)) is None:
         return None
     points = thinned(found.points, SCREEN)
-    figure = plots.screen(go.Figure(), f"FID, probe accuracy, information {fewer(len(points), len(found.points))}")
-    tell = partial(_told, keys=(*_GENERATION, *_INFORMATION))
-    for trace in plots.traces(points, *_GENERATION, tell):
+    figure = screen.titled(go.Figure(), f"FID, probe accuracy, information {fewer(len(points), len(found.points))}")
+    tell = partial(_told, keys=(*_GENERATION, *_INFORMATION), varied=varied(points))
+    for trace in screen.traces(points, *_GENERATION, tell):
         if trace.hoverinfo == "text":
             rows = points.loc[[*trace.customdata]]
             trace.marker.update(color=rows["mi_noised"].fillna(found.ends[0]), coloraxis="coloraxis", opacity=0.9)
@@ -147,7 +150,7 @@ def interactive_information(front: Front, run: Path) -> go.Figure | None:
     bar = {"title": {"text": "I_q of noised codes (nats)", "side": "right"}, "x": 1.0}
     figure.update_layout(coloraxis={"colorscale": _SCALE, "cmin": low, "cmax": high, "colorbar": bar})
     figure.update_layout(legend={"x": 1.14, "itemsizing": "constant"})
-    return figure.update_xaxes(**plots.scales(found.x)).update_yaxes(**plots.scales(found.y))
+    return figure.update_xaxes(**screen.scales(found.x)).update_yaxes(**screen.scales(found.y))
 
 
 # Information against FID and probe accuracy

@@ -13,20 +13,31 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from plotly.subplots import make_subplots
 
-from gimtune.analysis.figures import plots
-from gimtune.analysis.figures.plots import Axis, axis, escaped, key, name, rank, style
+from gimtune.analysis.figures import paper, screen
+from gimtune.analysis.figures.look import Axis, axis, escaped, name, rank, style
+from gimtune.analysis.figures.paper import key
 from gimtune.analysis.figures.views import sweep
 from gimtune.analysis.text import number, short
 from gimtune.results.pareto import Front
 
-_DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
+_Dash = str | tuple[int, tuple[int, ...]]
+#: For paper and for the screen; there are no more lines than these.
+_DASHES: dict[_Dash, str] = {
+    "-": "solid",
+    "--": "dash",
+    ":": "dot",
+    "-.": "dashdot",
+    (0, (8, 2)): "longdash",
+    (0, (8, 2, 1, 2)): "longdashdot",
+}
 _COLUMNS = 4
+_LONGEST = 48
 
 
 class _Sweeps(NamedTuple):
     models: dict[str, pd.DataFrame]
     reference: pd.DataFrame
-    dashes: dict[str, str]
+    dashes: dict[str, _Dash]
     x: Axis
     y: Axis
     left_out: str
@@ -36,10 +47,15 @@ def _sweeps(front: Front, metric: str) -> _Sweeps | None:
     rows = sweep(front.points, metric) if {"weight", metric} <= {*front.points} else pd.DataFrame()
     if rows.empty or not (rows["weight"] > 0).any():
         return None
-    counts = rows.groupby("prior")["members"].sum().sort_values(ascending=False, kind="stable")
+    counts = rows.groupby("line")["members"].sum().sort_values(ascending=False, kind="stable")
     dashes = dict(zip(counts.index.astype(str), _DASHES, strict=False))
-    left = f"; priors left out: {short(', '.join([*counts.index][len(dashes) :]), 60)}" if len(counts) > 4 else ""
-    rows = rows[rows["prior"].isin([*dashes])].rename(columns={"mean": metric}).assign(on_front=False)
+    what = "priors" if not any("," in line for line in counts.index) else "lines"
+    missing = [*counts.index][len(dashes) :]
+    left = f"; {what} left out: {short(', '.join(missing) if what == 'priors' else '; '.join(missing), 60)}"
+    left = left if missing else ""
+    if averaged := rows.attrs["averaged"]:
+        left += f"; averaged over {short(', '.join(averaged), 60)}"
+    rows = rows[rows["line"].isin([*dashes])].rename(columns={"mean": metric}).assign(on_front=False)
     swept = rows[rows["weight"] > 0]
     models = {model: swept[swept["model"] == model] for model in sorted(swept["model"].unique(), key=rank)}
     y = _spread(rows, metric)._replace(label=axis(front.points, metric).label)
@@ -62,19 +78,19 @@ def static_weights(front: Front, run: Path, metric: str) -> Figure | None:
     rows = -(-len(found.models) // columns)
     own = metric == "restriction"  # divergences of different restrictions do not compare
     width, height = 0.8 + 2.1 * columns, 1.2 + 1.45 * rows
-    figure = plots.paper(width, height, fitted=False)  # to find the room for so many panels takes seconds
+    figure = paper.sheet(width, height, fitted=False)  # to find the room for so many panels takes seconds
     figure.subplots_adjust(0.8 / width, 0.6 / height, 1 - 0.1 / width, 1 - 0.6 / height, 0.34 if own else 0.1, 0.34)
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for i, (model, table) in enumerate(found.models.items()):
         axes, looks = grid[i], style(model)
         y = _spread(table.assign(collapsed=False), metric) if own else found.y
-        plots.panel(axes, found.x, y, labels=False)
+        paper.panel(axes, found.x, y, labels=False)
         axes.xaxis.set_major_locator(LogLocator(numticks=4))
-        for prior, line in table.groupby("prior"):
+        for named, line in table.groupby("line"):
             xs, mean = line["weight"], y.clipped(line[metric])
             low, high = y.clipped(line["low"]), y.clipped(line["high"])
             axes.fill_between(xs, low, high, color=looks.colour, alpha=0.25, linewidth=0)
-            axes.plot(xs, mean, color="0.25", linewidth=0.9, linestyle=found.dashes[str(prior)])
+            axes.plot(xs, mean, color="0.25", linewidth=0.9, linestyle=found.dashes[str(named)])
             if len(line) == 1:
                 axes.plot([*xs] * 2, [*low, *high], color="0.25", linewidth=0.9)
         faces = ["none" if hollow else looks.colour for hollow in table["collapsed"]]
@@ -90,7 +106,7 @@ def static_weights(front: Front, run: Path, metric: str) -> Figure | None:
         _outer(axes, i, columns, len(found.models), own)
     for axes in [*grid][len(found.models) :]:
         axes.remove()
-    keys = [key(short(prior, 20), color="0.25", linestyle=dash, linewidth=0.9) for prior, dash in found.dashes.items()]
+    keys = [key(short(line, _LONGEST), color="0.25", linestyle=d, linewidth=0.9) for line, d in found.dashes.items()]
     if len(found.reference) and not own:
         keys.append(key("weight 0", color="0.5", linestyle=(0, (1, 2)), linewidth=0.8))
     tables = pd.concat([*found.models.values()])
@@ -98,7 +114,14 @@ def static_weights(front: Front, run: Path, metric: str) -> Figure | None:
         keys.append(key("collapsed", marker="o", color="0.25", linestyle="", markerfacecolor="none", markersize=5))
     if tables["flagged"].any():
         keys.append(key("flagged", marker="o", color="black", linestyle="", markerfacecolor="none", markersize=9))
-    figure.legend(handles=keys, loc="upper center", ncols=len(keys), frameon=False, fontsize=8)
+    # as many side by side as there is room for, at 17 letters to the inch
+    room = int(17 * width / (7 + max(len(str(one.get_label())) for one in keys)))
+    ncols = max(1, min(len(keys), room))
+    top = 0.6 + 0.17 * (-(-len(keys) // ncols) - 1)
+    figure.set_size_inches(width, height + top - 0.6)
+    figure.subplots_adjust(top=1 - top / (height + top - 0.6), bottom=0.6 / (height + top - 0.6))
+    for text in figure.legend(handles=keys, loc="upper center", ncols=ncols, frameon=False, fontsize=8).get_texts():
+        text.set_parse_math(False)
     figure.supxlabel(found.x.label + found.left_out, fontsize=9, parse_math=False)
     figure.supylabel(found.y.label, x=0.02, fontsize=9, parse_math=False)
     return figure
@@ -121,20 +144,20 @@ def interactive_weights(front: Front, run: Path, metric: str) -> go.Figure | Non
     for named, dash in found.dashes.items():
         looks_of = {"line": {"color": "#404040", "dash": _DASHES[dash], "width": 1.5}, "mode": "lines"}
         figure.add_scatter(
-            x=[None], y=[None], name=escaped(short(named, 20)), legendgroup=named, **looks_of, row=1, col=1
+            x=[None], y=[None], name=escaped(short(named, _LONGEST)), legendgroup=named, **looks_of, row=1, col=1
         )
     for i, (model, table) in enumerate(found.models.items()):
         place, looks = {"row": i // columns + 1, "col": i % columns + 1}, style(model)
-        for prior, line in table.groupby("prior"):
+        for named, line in table.groupby("line"):
             hollow = ["-open" if collapsed else "" for collapsed in line["collapsed"]]
             edges = ["black" if flag else looks.colour for flag in line["flagged"]]
             figure.add_scatter(
                 x=line["weight"],
                 y=line[metric],
                 mode="lines+markers",
-                legendgroup=str(prior),
+                legendgroup=str(named),
                 showlegend=False,
-                line={"color": looks.colour, "dash": _DASHES[found.dashes[str(prior)]], "width": 1.5},
+                line={"color": looks.colour, "dash": _DASHES[found.dashes[str(named)]], "width": 1.5},
                 marker={
                     "symbol": [looks.symbol + end for end in hollow],
                     "size": [12 if flag else 8 for flag in line["flagged"]],
@@ -151,10 +174,10 @@ def interactive_weights(front: Front, run: Path, metric: str) -> go.Figure | Non
                 **place,
             )
         figure.update_xaxes(
-            **{**plots.scales(found.x, narrow=True), "title_text": None, "dtick": 2, "exponentformat": "none"}, **place
+            **{**screen.scales(found.x, narrow=True), "title_text": None, "dtick": 2, "exponentformat": "none"}, **place
         )
         if not own:
-            figure.update_yaxes(**{**plots.scales(found.y, narrow=True), "title_text": None}, **place)
+            figure.update_yaxes(**{**screen.scales(found.y, narrow=True), "title_text": None}, **place)
             if len(found.reference):
                 figure.add_hline(
                     found.reference[metric].mean(), line={"color": "gray", "width": 1, "dash": "dot"}, **place
@@ -162,13 +185,13 @@ def interactive_weights(front: Front, run: Path, metric: str) -> go.Figure | Non
     title = f"{found.y.label} against {found.x.label}{found.left_out}"
     if len(found.reference) and not own:
         title += "; dotted: weight 0"
-    return plots.screen(figure, title).update_layout(height=140 + 190 * rows, title_font_size=14)
+    return screen.titled(figure, title).update_layout(height=140 + 190 * rows, title_font_size=14)
 
 
 def _swept(row: Mapping[Any, Any], metric: str) -> str:
     state = "".join(f" <b>{word}</b>" for word in ("collapsed", "flagged") if row[word])
     lines = [
-        f"{row['prior']}, weight {number(row['weight'])}",
+        f"{row['line']}, weight {number(row['weight'])}",
         f"{name(metric)} {number(row[metric])} ({number(row['low'])} to {number(row['high'])})",
         f"{row['members']} members",
     ]

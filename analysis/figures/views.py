@@ -13,14 +13,19 @@ import numpy as np
 import pandas as pd
 
 from gimtune.analysis.statistics.attainment import Attainment, attainment
-from gimtune.analysis.text import flags
+from gimtune.analysis.text import flags, number
 from gimtune.results.pareto import Front, contributions
 from gimtune.results.store import Value
+from gimtune.results.varied import varied
 from gimtune.vocabulary import METRICS, Direction, Match, Side
 
 #: More different weights than these are gathered in bins.
 _WEIGHTS = 12
 _BINS = 10
+#: Beside what varies in a study, what tells lines of a sweep apart.
+_LINES = ("latent_dim", "likelihood_name", "encoder")
+#: Of one key, that get a line each.
+_VALUES = 4
 _RATES = (f"restriction/{Match.POSTERIOR}_kl", f"restriction/{Match.POSTERIOR}_kl_contrast")
 _PLANE = ("rate", "distortion")
 
@@ -108,26 +113,46 @@ def band(front: Front) -> Band | None:
 
 
 def sweep(points: pd.DataFrame, key: str) -> pd.DataFrame:
-    """A metric against the weight: one row per model, prior and weight (or bin of weights, where there are many).
+    """A metric against the weight: one row per model, line and weight (or bin of weights, where there are many).
+
+    A line is a prior and what else varies for it, as ``normal, learning_rate 0.001``; what has more than `_VALUES`
+    values is no line's, and is named in the table's ``attrs["averaged"]``.
 
     Returns:
-        ``model``, ``prior``, ``weight`` (geometric mean of a bin), ``mean``, ``low`` and ``high`` (10th and 90th
+        ``model``, ``line``, ``weight`` (geometric mean of a bin), ``mean``, ``low`` and ``high`` (10th and 90th
         percentile over seeds and all else), ``members``, ``collapsed`` and ``flagged`` (whether any member is).
     """
     rows = measured(points, [key, "weight"])
     rows = rows.assign(flagged=flagged(rows, key), model=rows["model"].fillna("unknown"))
     rows = rows.assign(prior=rows["prior"].fillna("unknown"), bin=rows["weight"])
+    rows, averaged = _lines(rows)
     for _, group in rows[rows["weight"] > 0].groupby("model"):
         if group["weight"].nunique() > _WEIGHTS:
             log = np.log(group["weight"])
             edges = np.linspace(log.min(), log.max(), _BINS + 1)[1:-1]
-            number = np.digitize(log, edges)
-            rows.loc[group.index, "bin"] = np.exp(log.groupby(number).transform("mean"))
-    table = rows.groupby(["model", "prior", "bin"])
+            which = np.digitize(log, edges)
+            rows.loc[group.index, "bin"] = np.exp(log.groupby(which).transform("mean"))
+    table = rows.groupby(["model", "line", "bin"])
     found = table[key].agg(["mean", "size"]).rename(columns={"size": "members"})
     found = found.assign(low=table[key].quantile(0.1), high=table[key].quantile(0.9))
     found = found.assign(collapsed=table["collapsed"].any(), flagged=table["flagged"].any())
-    return found.reset_index().rename(columns={"bin": "weight"})
+    found = found.reset_index().rename(columns={"bin": "weight"})
+    found.attrs["averaged"] = averaged
+    return found
+
+
+def _lines(rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Rows with the name of their ``line``, and over what a line is an average."""
+    groups = rows.groupby(["model", "prior"])
+    line, averaged = [*rows["prior"].astype(str)], []
+    for key in (*_LINES, *varied(rows)):
+        if key in rows:
+            different = groups[key].transform("nunique")
+            apart = different.between(2, _VALUES) & rows[key].notna()
+            told = zip(line, apart, rows[key], strict=True)
+            line = [f"{name}, {key} {number(value)}" if own else name for name, own, value in told]
+            averaged += [key] if (different > _VALUES).any() else []
+    return rows.assign(line=line), tuple(averaged)
 
 
 class RateDistortion(NamedTuple):

@@ -11,16 +11,19 @@ import numpy as np
 import pandas as pd
 
 from gimtune.results.pareto import OBJECTIVES, Front, front
+from gimtune.results.varied import varied
 from gimtune.vocabulary import IDENTITY, Direction
 
-#: What says that two members are one configuration, beside the whole of ``config`` without its seeds.
-SETTING = (*(c for c in IDENTITY if c not in {"trial", "study", "seed", "pack", "config"}), "fid_features")
+_APART = frozenset({"trial", "study", "seed", "pack", "config", "assignment"})
+#: What says that two members are one configuration, beside what varies in the study and the whole of ``config`` without
+#: its seeds.
+SETTING = (*(column for column in IDENTITY if column not in _APART), "fid_features")
 _LEVELS = {"best": 0.0, "median": 50.0, "worst": 100.0}
 
 
 def configuration(trials: pd.DataFrame) -> pd.Series:
     """Number of the configuration, by row: members with the same number differ in their seeds alone."""
-    parts = trials.reindex(columns=[*SETTING, "config"])
+    parts = trials.reindex(columns=[*SETTING, *varied(trials), "config"])
     parts["config"] = parts["config"].astype(str).str.replace(r'"(\w+_)?seed": ?\d+', "", regex=True)
     return parts.groupby([*parts], dropna=False, sort=False).ngroup().rename("configuration")
 
@@ -204,7 +207,7 @@ def mean_front(
     starts = np.flatnonzero(np.diff(numbers, prepend=-1))
     seeds = np.diff(starts, append=len(rows))
     means = np.add.reduceat(values, starts) / seeds[:, None] if len(rows) else values
-    points = rows.iloc[starts].reindex(columns=[*SETTING]).reset_index(drop=True).assign(seeds=seeds)
+    points = rows.iloc[starts].reindex(columns=[*SETTING, *varied(rows)]).reset_index(drop=True).assign(seeds=seeds)
 
     def measured(at: np.ndarray) -> tuple[np.ndarray, float]:
         best = moocore.is_nondominated(at, maximise=maximise, keep_weakly=True)

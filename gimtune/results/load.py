@@ -14,6 +14,7 @@ import yaml
 
 from gimtune.results.pareto import OBJECTIVES
 from gimtune.results.store import Store
+from gimtune.results.varied import varied, with_varied
 from gimtune.vocabulary import IDENTITY, PROGRESS, PROTOCOL, Metric, Status, declare
 
 
@@ -23,14 +24,16 @@ class Study(NamedTuple):
     Attributes:
         run: its folder.
         meta: facts about the study as a whole.
-        trials: one row per member, its last report, in the order they were planned.
+        trials: one row per member, its last report, in the order they were planned; with columns for what varies.
         reports: one row per evaluation, by trial and epoch.
+        varied: those columns, as ``learning_rate`` and ``prior.scale``.
     """
 
     run: Path
     meta: dict[str, str]
     trials: pd.DataFrame
     reports: pd.DataFrame
+    varied: tuple[str, ...] = ()
 
     @property
     def objectives(self) -> Mapping[str, str]:
@@ -94,18 +97,25 @@ def load(run: Path | str, *, reports: bool = True) -> Study:
     unknown = sorted({str(s) for s in trials["status"]} - set(Status))
     if unknown:
         raise ValueError(f"{path}: status {unknown[0]!r} is none of {', '.join(Status)}")
-    return Study(run, meta, trials, evaluations)
+    trials = with_varied(trials)
+    return Study(run, meta, trials, evaluations, varied(trials))
 
 
 def pooled(studies: Sequence[Study]) -> tuple[list[str], pd.DataFrame]:
-    """Short and distinct names of the run folders, and the trials of all with the column ``run`` more."""
+    """Short and distinct names of the run folders, and the trials of all with the column ``run`` more.
+
+    Their columns for what varies are those of all together: a key that differs between runs alone is one.
+    """
     folders = [study.run.resolve() for study in studies]
     labels = [f"{i}: {folder.name}" for i, folder in enumerate(folders, 1)]
     for depth in (2, 1):
         names = ["/".join(folder.parts[-depth:]) for folder in folders]
         labels = names if len(set(names)) == len(names) else labels
-    trials = [study.trials.assign(run=label) for study, label in zip(studies, labels, strict=True)]
-    return labels, pd.concat(trials, ignore_index=True)
+    trials = [
+        study.trials.drop(columns=[*varied(study.trials)]).assign(run=label)
+        for study, label in zip(studies, labels, strict=True)
+    ]
+    return labels, with_varied(pd.concat(trials, ignore_index=True))
 
 
 def text_file(run: Path, name: str) -> str | None:
