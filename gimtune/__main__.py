@@ -26,6 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not console.is_terminal:
         console.width = 120
     try:
+        if given[:1] == ["-sc"]:
+            from gimtune.study.completion import complete
+
+            complete(given[1:])
+            return 0
         config = load(given)
         from gimtune.tuning.launch import launch
         from gimtune.tuning.plan import preflight, show

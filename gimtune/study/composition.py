@@ -76,7 +76,7 @@ def dump(config: Config) -> str:
 
 
 def _compose(arguments: list[str]) -> Any:
-    own, overrides = _own_studies(), [(argument, _parsed(argument)) for argument in arguments]
+    own, overrides = own_studies(), [(argument, _parsed(argument)) for argument in arguments]
     _load_plugins(overrides, own)
     plain: list[str] = []
     replaced: list[Any] = []
@@ -202,7 +202,7 @@ def _adopted(group: str, option: Any, own: Path | None) -> str | None:
     raise ConfigError(f"{group}={option}: allowed are {', '.join(known)}{more}")
 
 
-def _own_studies() -> Path | None:
+def own_studies() -> Path | None:
     """The folder ``studies`` where the user stands, if it is another than ours.
 
     Raises:
@@ -250,7 +250,15 @@ def options(group: str) -> list[str]:
 
 def help_text() -> str:
     """What ``--help`` prints: groups with their options, then every key with what it means."""
-    lines = ["usage: python -m gimtune [group=option] [key=value] ...", "", "groups:"]
+    lines = [
+        "usage: python -m gimtune [group=option] [key=value] ...   run a study",
+        "       python -m gimtune analysis RUN ...                 its tables, figures and report; analysis --help",
+        "       python -m gimtune parts [NAME]                     what a study may name, and what it takes",
+        "       gimtune ...                                        the same, where it is installed",
+        'completion: eval "$(gimtune -sc install=bash)"            (or zsh, fish)',
+        "",
+        "groups:",
+    ]
     lines += [f"  {group:28} {', '.join(options(group))}" for group in GROUPS]
     lines += ["", "keys:"]
     lines += [f"  {key:28} {field.description}" for key, field in all_fields()]
