@@ -28,6 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given[:1] == ["parts"]:
             return _parts(given[1:], console)
+        if given[:1] == ["-sc"]:
+            from gimtune.study.completion import complete
+
+            complete(given[1:])
+            return 0
         config = load(given)
         from gimtune.tuning.launch import launch
         from gimtune.tuning.plan import preflight, show

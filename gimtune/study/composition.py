@@ -76,7 +76,7 @@ def dump(config: Config) -> str:
 
 
 def _compose(arguments: list[str]) -> Any:
-    own, overrides = _own_studies(), plugins_of(arguments)
+    own, overrides = own_studies(), plugins_of(arguments)
     plain: list[str] = []
     replaced: list[Any] = []
     adopted: dict[str, str] = {}
@@ -167,7 +167,7 @@ def plugins_of(arguments: Sequence[str]) -> list[tuple[str, Any]]:
     overrides = [(argument, _parsed(argument)) for argument in arguments]
     given = {override.key_or_group: override.value() for _, override in overrides}
     study = str(given.get("study", "tradeoff"))
-    load_plugins(given["plugins"] if "plugins" in given else _stated(study, _own_studies(), "plugins"))
+    load_plugins(given["plugins"] if "plugins" in given else _stated(study, own_studies(), "plugins"))
     return overrides
 
 
@@ -210,7 +210,7 @@ def _adopted(group: str, option: Any, own: Path | None) -> str | None:
     raise ConfigError(f"{group}={option}: allowed are {', '.join(known)}{more}")
 
 
-def _own_studies() -> Path | None:
+def own_studies() -> Path | None:
     """The folder ``studies`` where the user stands, if it is another than ours.
 
     Raises:
@@ -258,7 +258,15 @@ def options(group: str) -> list[str]:
 
 def help_text() -> str:
     """What ``--help`` prints: groups with their options, then every key with what it means."""
-    lines = ["usage: python -m gimtune [group=option] [key=value] ...", "", "groups:"]
+    lines = [
+        "usage: python -m gimtune [group=option] [key=value] ...   run a study",
+        "       python -m gimtune analysis RUN ...                 its tables, figures and report; analysis --help",
+        "       python -m gimtune parts [NAME]                     what a study may name, and what it takes",
+        "       gimtune ...                                        the same, where it is installed",
+        'completion: eval "$(gimtune -sc install=bash)"            (or zsh, fish)',
+        "",
+        "groups:",
+    ]
     lines += [f"  {group:28} {', '.join(options(group))}" for group in GROUPS]
     lines += ["", "keys:"]
     lines += [f"  {key:28} {field.description}" for key, field in all_fields()]

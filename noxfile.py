@@ -1,0 +1,80 @@
+"""What CI runs, by name, in the active environment: ``nox -s lint``, ``nox -s tests -- -k prior``, ``nox -l``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ("lint", "types", "dry_run", "tests")
+# without bytecode every worker would compile torch anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+ROOT = Path(__file__).parent
+STUDY = ("python", "-m", "gimtune", "study=tradeoff")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Rules and layout of the code."""
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types of gimtune and the analysis."""
+    session.run("mypy")
+
+
+@nox.session
+def dry_run(session: nox.Session) -> None:
+    """The main job's plan, from an empty folder."""
+    with tempfile.TemporaryDirectory() as folder, session.chdir(folder):
+        session.run(*STUDY, "dry_run=true")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """The same by the wheel, which is not the checkout: studies and analysis must be found in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        installed = Path(folder) / "installed"
+        session.run(
+            *("python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"),
+            *("--target", str(installed), str(ROOT)),
+        )
+        # before the checkout, which the environment knows of
+        env = {"PYTHONPATH": str(installed)}
+        command = str(installed / "bin" / "gimtune")
+        with session.chdir(folder):
+            where = session.run("python", "-c", "import gimtune; print(gimtune.__file__)", env=env, silent=True)
+            if Path(str(where).strip()).parent != installed / "gimtune":
+                session.error(f"the wheel is at {installed}, and Python takes {where}")
+            session.run(command, "study=tradeoff", "dry_run=true", env=env, external=True)
+            session.run(command, "analysis", "--help", env=env, external=True)
+
+
+@nox.session
+def study(session: nox.Session) -> None:
+    """A small study, and the notebooks on it."""
+    with tempfile.TemporaryDirectory() as folder:
+        with session.chdir(folder):
+            session.run(*STUDY, "models=[ae,vae,beta_vae,wae_mmd]", "budget.epochs=6", "budget.evaluate_every=3")
+        (run,) = Path(folder).glob("results/tradeoff/*")
+        session.run("python", "docs/notebooks.py", str(run), str(Path(folder) / "notebooks"))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The tests but for the slow ones; arguments go to pytest."""
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """The slow tests, and how much of the code they reach: counting lines costs the others a quarter of their time."""
+    session.run("pytest", "-m", "slow", "--cov", *session.posargs)
