@@ -2,7 +2,7 @@
 
 study = load("results/tradeoff/20260101-120000")
 best = front(study.trials)
-analysis.plots.static_front(best).savefig("front.pdf")
+analysis.figures.fronts.static_front(best).savefig("front.pdf")
 """
 
 from gimtune.results.load import Study, load

@@ -112,7 +112,8 @@ def front_table(
     ways = {**best.objectives, **tests}
     keys = [*dict.fromkeys([*what, *best.objectives, *context, *tests, *extra])]
     columns = [c._replace(direction=ways.get(c.key, Direction.NONE)) for c in columns_of(rows, keys)]
-    cells, notes = [], {}
+    cells: list[list[Cell]] = []
+    notes: dict[str, None] = {}
     for i, row in zip(rows.index[:most], rows.head(most).to_dict("records"), strict=True):
         line = {key: cell(row.get(key)) for key in keys}
         if "trial" in line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -271,6 +272,11 @@ def test_a_members_line_yields_the_member(overrides: list[str]) -> None:
     found = resolve.members(chosen)
     for one in found[:: max(1, len(found) // 2)]:
         assert trial_of(line(one, yaml.safe_load(composition.dump(chosen)))) == one.trial
+
+
+def test_the_plug_ins_of_a_member_are_named() -> None:
+    one = dataclasses.replace(resolve.members(composition.load(["models=[vae]"]))[0], plugins={"own.parts": "0a1b"})
+    assert "plugins=[own.parts]" in shlex.split(line(one))
 
 
 @pytest.mark.slow

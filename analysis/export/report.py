@@ -76,7 +76,7 @@ def write_report(
     """Write ``report.html`` into the first run's folder, on all of the runs, whole or not at all; return its path.
 
     Raises:
-        ValueError, OSError: as `load` and `analysis.page.page`, or the folder cannot be written.
+        ValueError, OSError: as `load` and `page`, or the folder cannot be written.
     """
     studies = [run if isinstance(run, Study) else load(run, reports=False) for run in runs]
     text = page(studies, [_verdicts(study, only) for study in studies], objectives, only=only)

@@ -1,4 +1,4 @@
-"""Every figure of a study, by name: `analysis.report.export` writes them all, a page or a notebook shows some.
+"""Every figure of a study, by name: `export.report.export` writes them all, a page or a notebook shows some.
 
 for name, kind in FIGURES.items():
     figure = kind.static(front, study.run)  # or kind.interactive; None where there is nothing to draw

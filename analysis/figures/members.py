@@ -19,6 +19,7 @@ from gimtune.analysis.figures.paper import key
 from gimtune.analysis.figures.views import LatentMap, chosen, flagged, latent_map, sample, thinned
 from gimtune.analysis.text import number, short
 from gimtune.results.pareto import Front
+from gimtune.results.varied import varied
 
 #: What a member's line passes through, and the axis' name.
 _PARALLEL = {
@@ -200,6 +201,8 @@ def _picture(path: Path | None) -> Image.Image | None:
 
 def _headline(row: Mapping[Any, Any], front: Front) -> str:
     setting = f"weight {number(row['weight'])}, seed {row['seed']}" if pd.notna(row.get("weight")) else ""
+    more = ", ".join(f"{key} {number(row[key])}" for key in varied(front.points) if pd.notna(row.get(key)))
+    setting = "\n".join(filter(None, (setting, short(more, 40))))
     values = ", ".join(f"{_SHORT.get(k, name(k))} {row[k]:.3g}" for k in front.objectives)
     marks = "".join(f", {word}" for word in ("knee", "collapsed") if row[word])
     return f"{short(str(row['model']), 16)}, {short(str(row.get('prior')), 12)}{marks}\n{setting}\n{short(values, 34)}"
@@ -212,7 +215,7 @@ def static_samples(front: Front, run: Path, rows: pd.DataFrame | None = None) ->
     """Samples and reconstructions of chosen members of the front, the best of the first objective left.
 
     Args:
-        rows: which, as `analysis.views.chosen` gives them; it chooses where there are none.
+        rows: which, as `gimtune.analysis.figures.views.chosen` gives them; it chooses where there are none.
     """
     found = _pictures(chosen(front) if rows is None else rows, run)
     if not found:

@@ -28,7 +28,7 @@ _DASHES: dict[_Dash, str] = {
     ":": "dot",
     "-.": "dashdot",
     (0, (8, 2)): "longdash",
-    (0, (8, 2, 1, 2)): "longdashdot",
+    (0, (6, 1, 1, 1, 1, 1)): "longdashdot",
 }
 _COLUMNS = 4
 _LONGEST = 48
@@ -141,10 +141,10 @@ def interactive_weights(front: Front, run: Path, metric: str) -> go.Figure | Non
     own = metric == "restriction"
     titles = [escaped(short(model, 20)) for model in found.models]
     figure = make_subplots(rows, columns, subplot_titles=titles, vertical_spacing=0.28 / rows)
-    for named, dash in found.dashes.items():
+    for shown, dash in found.dashes.items():
         looks_of = {"line": {"color": "#404040", "dash": _DASHES[dash], "width": 1.5}, "mode": "lines"}
         figure.add_scatter(
-            x=[None], y=[None], name=escaped(short(named, _LONGEST)), legendgroup=named, **looks_of, row=1, col=1
+            x=[None], y=[None], name=escaped(short(shown, _LONGEST)), legendgroup=shown, **looks_of, row=1, col=1
         )
     for i, (model, table) in enumerate(found.models.items()):
         place, looks = {"row": i // columns + 1, "col": i % columns + 1}, style(model)

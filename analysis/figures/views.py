@@ -50,7 +50,7 @@ def flagged(points: pd.DataFrame, *keys: str) -> pd.Series:
     A view whose columns are others says it in a column ``flagged``.
 
     Raises:
-        ValueError: as `analysis.text.flags`.
+        ValueError: as `gimtune.analysis.text.flags`.
     """
     if "flagged" in points:
         return points["flagged"]

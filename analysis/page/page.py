@@ -51,7 +51,7 @@ def page(
     Args:
         runs: one or more.
         verdicts: on the claims, of each run.
-        objectives, only: as of `analysis.pareto.front`, over the members of all runs.
+        objectives, only: as of `front`, over the members of all runs.
 
     Raises:
         ValueError: as `front`; in particular, runs on different data sets or FID features do not compare.

@@ -120,10 +120,10 @@ def claims(
     """Verdicts on the source's claims. What a study is too small for is undecided, with the reason.
 
     Args:
-        trials: rows as of `gimtune.store.Store.trials`; may be empty, and may lack metrics.
+        trials: rows as of `gimtune.results.load.load`; may be empty, and may lack metrics.
         generator: of the bootstrap's draws.
         split: ``test`` or ``validation``.
-        only: column and value to choose, as of `analysis.pareto.front`. Not needed where data sets or FID features are
+        only: column and value to choose, as of `front`. Not needed where data sets or FID features are
             mixed: configurations of different ones make no pair.
         draws: of the bootstrap.
         level: of the intervals.

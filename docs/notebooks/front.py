@@ -24,7 +24,8 @@ FIGURES["front"].static(best, study.run)
 # split; the columns `test_...` are the same trials on the test split.
 
 # %%
-rows = best.rows[["trial", "model", "prior", "weight", "seed", *objectives, *(f"test_{key}" for key in objectives)]]
+setting = ["model", "prior", "weight", *study.varied]
+rows = best.rows[["trial", *setting, "seed", *objectives, *(f"test_{key}" for key in objectives)]]
 rows.join(contributions(best)).set_index("trial").round(4)
 
 # %% [markdown]
@@ -52,7 +53,7 @@ surfaces.surfaces.set_index("surface").round(4)
 # %%
 means = mean_front(study.trials, best.objectives, generator=np.random.default_rng(0))
 print(f"hypervolume of the means' front {means.hypervolume:.4g} ({means.low:.4g} to {means.high:.4g})")
-wanted = ["model", "prior", "weight", "seeds", *(k + e for k in objectives for e in ("", "_low", "_high"))]
+wanted = [*setting, "seeds", *(k + e for k in objectives for e in ("", "_low", "_high"))]
 means.points[means.points["on_front"]][[*wanted, "on_front_share"]].sort_values(objectives[0]).set_index("model").round(
     4
 )

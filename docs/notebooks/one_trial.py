@@ -19,7 +19,9 @@ best = front(study.trials, study.objectives)
 rows = chosen(best).sort_values("knee", ascending=False, kind="stable")
 row = rows.iloc[0].to_dict()
 trial = row["trial"]
-pd.Series(row)[["trial", "model", "side", "prior", "weight", "latent_dim", "seed", "encoder", *best.objectives]]
+pd.Series(row)[
+    ["trial", "model", "side", "prior", "weight", "latent_dim", *study.varied, "seed", "encoder", *best.objectives]
+]
 
 # %% [markdown]
 # ## How it went

@@ -32,7 +32,8 @@ def show(name):
 # %% [markdown]
 # ## Claims
 #
-# Each with an effect (positive where it holds) and an interval over configurations; see `analysis/claims.py`.
+# Each with an effect (positive where it holds) and an interval over configurations; see
+# `analysis/statistics/claims.py`.
 
 # %%
 verdicts = claims(study.trials, np.random.default_rng(0))

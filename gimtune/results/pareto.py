@@ -88,7 +88,7 @@ def front(
     """Pareto front of the finished members; early-stopped ones are finished.
 
     Args:
-        trials: rows as of `gimtune.store.Store.trials`; may be empty.
+        trials: rows as of `gimtune.results.load.load`; may be empty.
         objectives: metrics, with or without directions.
         only: column and value to choose where a study mixes data sets or FID features, e.g. ``{"data": "digits"}``.
         reference: corner of the hypervolume, by objective. Left open it is 0 (or 1) for a fraction, and for others the

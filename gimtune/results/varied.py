@@ -24,7 +24,7 @@ _SPACE = frozenset({*_SAID, "prior", "restriction", "seed", "learning_rate", "ba
 #: Sections of one part: an option varies if it does among those of the same name.
 _PARTS = ("prior", "data", "network")
 #: In a canonical configuration, what differs from member to member and is no setting.
-_ALIKE = re.compile(r'"seed":\d+,|"restrictions":\[(?:\["\w+","\w+",[^]["]+\],?)*\],|,"weight":[-+.\w]+(?=}$)')
+_ALIKE = re.compile(r',"seed":\d+|,"restrictions":\[(?:\["\w+","\w+",[^]["]+\],?)*\]|,"weight":[-+.\w]+(?=}$)')
 _MADE = frozenset({"run", "collapsed", "on_front", "configuration", "flagged"})
 #: Whole numbers beyond it are no floats.
 _LARGEST = 2**53
