@@ -1,6 +1,7 @@
 """Optuna by ask and tell: what is suggested is a function of the seed and of what was told."""
 
 import dataclasses
+import json
 import math
 
 import pandas as pd
@@ -101,7 +102,9 @@ def test_what_was_asked_before_a_kill_is_asked_again(tmp_path):
 def test_a_journal_that_was_cut_is_read_and_written_again(tmp_path, cut):
     proposals = Proposals(config(), tmp_path, NOTHING)
     found = asked(proposals, 3)
-    known = pd.DataFrame([{**row(one), "config": one.to_json()} for one in found])
+    known = pd.DataFrame(
+        [{**row(one), "config": one.to_json(), "assignment": json.dumps(one.assignment)} for one in found]
+    )
     journal = tmp_path / "optuna.log"
     journal.write_bytes(journal.read_bytes()[:-cut])
     again = Proposals(config(), tmp_path, known)
@@ -116,7 +119,9 @@ def test_a_damaged_journal_is_put_aside_and_made_anew_from_the_store(tmp_path):
     journal = tmp_path / "optuna.log"
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join([lines[0], "no journal\n", *lines[2:]]))
-    known = pd.DataFrame([{**row(one), "config": one.to_json()} for one in found])
+    known = pd.DataFrame(
+        [{**row(one), "config": one.to_json(), "assignment": json.dumps(one.assignment)} for one in found]
+    )
     again = Proposals(config(), tmp_path, known)
     assert (tmp_path / "optuna.log.damaged").is_file()
     told = sorted(tuple(t.values) for t in again.study.get_trials())

@@ -399,13 +399,13 @@ def test_ray_sees_the_best_of_a_pack():
 
 
 def test_a_run_folder_has_one_driver(tmp_path):
-    from gimtune.study.messages import ConfigError
-    from gimtune.tuning.launch import _only_driver
+    from gimtune.results.folder import held
 
-    with _only_driver(tmp_path), pytest.raises(ConfigError, match="another driver"), _only_driver(tmp_path):
-        pass
-    with _only_driver(tmp_path):
-        pass
+    with held(tmp_path) as first, held(tmp_path) as second:
+        assert first
+        assert not second
+    with held(tmp_path) as again:
+        assert again
 
 
 def test_a_damaged_store_is_refused_on_resume(tmp_path, capsys):

@@ -246,7 +246,8 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         shuffle_seed=config.seed,
         metrics=config.metrics.model_dump(),
         plugins=_plugins(config, model, prior, likelihood, encoder),
-        assignment=dict(values),
+        # what other models are told apart by says nothing of this one
+        assignment={k: v for k, v in values.items() if k in ("model", *SWEPT, *model.parameters)},
     )
 
 
