@@ -85,7 +85,7 @@ def restrictions() -> str:
     normal = make_prior("normal")
     return _table(
         ("restriction", "unit", "estimate (normal prior)", "source"),
-        ((f"`{r.match}/{r.divergence}`", r.unit, r.estimator(normal), r.source) for r in RESTRICTIONS.values()),
+        ((f"`{r.match}/{r.divergence}`", r.unit, r.estimated(normal), r.source) for r in RESTRICTIONS.values()),
     )
 
 
