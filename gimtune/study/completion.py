@@ -30,7 +30,7 @@ _gimtune_module()
 complete -o nospace -o bashdefault -o default -F _gimtune_module python python3"""
 
 
-class _OwnStudies(SearchPathPlugin):  # type: ignore[misc]
+class _OwnStudies(SearchPathPlugin):
     """Hydra looks into the folder ``studies`` where the user stands, too."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
