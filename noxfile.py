@@ -1,4 +1,4 @@
-"""What CI runs, by name, in the active environment: ``nox -s lint``, ``nox -s tests -- -k prior``, ``nox -l``."""
+"""CI's commands by name, in the environment that is active: ``nox -l``, ``nox -s lint``, ``nox -s tests -- FILE``."""
 
 from __future__ import annotations
 

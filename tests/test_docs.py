@@ -2,9 +2,11 @@
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
@@ -27,10 +29,28 @@ def test_a_changed_table_is_noticed():
     assert tables.filled(page.replace("| `vae` | q |", "| `vae` | p |")) == page
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
 def test_links_and_pictures_are_there(path):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text()):
         assert "://" in target or (path.parent / target).is_file(), target
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if p.parent.name != "notebooks"], ids=lambda p: p.name)
+def test_files_that_are_named_are_there(path):
+    for named in re.findall(r"`((?:gimtune|analysis|studies|tests|benchmarks|docs)/[\w./-]*)`", path.read_text()):
+        assert (ROOT / named).exists(), named
+
+
+def test_the_version_is_one():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == version
+    assert {"title", "authors", "message"} <= set(citation)
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_pictures_are_small():
