@@ -1,5 +1,6 @@
-"""``python -m analysis RUN``: prints a study's front and writes its tables, figures and report into the run folder.
+"""``gimtune analysis RUN``: prints a study's front and writes its tables, figures and report into the run folder.
 
+In a clone ``python -m analysis RUN`` does the same.
 Of several runs it prints and writes the comparison alone: ``report.html`` in the first run's folder. With ``--status``
 or ``--watch`` it says how one study stands, running or not.
 """
@@ -22,10 +23,10 @@ from gimtune.analysis.watch import render, watch
 from gimtune.results.load import Study, load
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 for bad input."""
+def main(arguments: Sequence[str] | None = None, program: str = "python -m analysis") -> int:
+    """Run the command line; return 0, or 2 for bad input. ``program`` is how it was called."""
     parser = argparse.ArgumentParser(
-        prog="python -m analysis", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, results/<study>/<time>")
     parser.add_argument(

@@ -18,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["analysis"]:
         from gimtune.analysis.__main__ import main as analyse
 
-        return analyse(given[1:])
+        called = "python -m gimtune" if Path(sys.argv[0]).name == "__main__.py" else "gimtune"
+        return analyse(given[1:], f"{called} analysis")
     if {"-h", "--help"} & set(given):
         print(help_text())
         return 0

@@ -105,6 +105,14 @@ def test_packages_where_the_user_stands_do_not_matter(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("called", "folder"), [("gimtune analysis", "."), ("analysis", ROOT)], ids=["installed", "clone"]
+)
+def test_the_analysis_says_how_it_was_called(called, folder, tmp_path):
+    done = run(tmp_path / folder, sys.executable, "-m", *called.split(), "--help")
+    assert done.stdout.startswith(f"usage: python -m {called} ")
+
+
 def test_help_names_the_other_commands(tmp_path):
     said = gimtune(tmp_path, "--help").stdout
     assert "gimtune analysis RUN" in said
