@@ -39,7 +39,7 @@ _LINKS = 30_000
 
 
 def draw(rows: int, generator: np.random.Generator) -> pd.DataFrame:
-    """Trials as `gimtune.store.Store.trials` has them, but for columns that are empty."""
+    """Trials as `gimtune.results.store.Store.trials` has them, but for columns that are empty."""
     configurations = -(-rows // SEEDS)
     models = np.array([*MODELS])[generator.integers(len(MODELS), size=configurations)]
     weights = np.exp(generator.uniform(np.log(1e-3), np.log(30), configurations))

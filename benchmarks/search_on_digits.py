@@ -21,8 +21,8 @@ from pathlib import Path
 import moocore
 import numpy as np
 
-import analysis
 from benchmarks.searches import SAMPLERS, Problem, compare, save
+from gimtune import analysis
 from gimtune.study.composition import reopened
 from gimtune.study.messages import ConfigError
 from gimtune.study.resolve import members

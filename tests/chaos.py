@@ -38,7 +38,7 @@ import psutil
 from helpers import CLOCK
 from ray.util import get_node_ip_address
 
-import analysis
+from gimtune import analysis
 from gimtune.results.store import Store
 from gimtune.study.composition import reopened
 from gimtune.tuning.scheduler import make_rungs

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from helpers import CLOCK
 
-import analysis
+from gimtune import analysis
 from gimtune.__main__ import main
 from gimtune.study.composition import load
 from gimtune.study.machine import cluster_address

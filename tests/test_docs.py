@@ -56,3 +56,18 @@ def test_the_version_is_one():
 def test_pictures_are_small():
     for picture in (ROOT / "docs" / "images").rglob("*.png"):  # those of notebooks are bounded where they are made
         assert picture.stat().st_size < 300_000, picture.name
+
+
+def test_names_in_docstrings_are_there():
+    named = {}
+    for folder in ("gimtune", "analysis", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            named |= dict.fromkeys(re.findall(r"`(gimtune\.[\w.]*\w)`", path.read_text()))
+    assert len(named) > 20
+    for name in named:
+        words = name.split(".")
+        found = importlib.import_module(words[0])
+        for k, word in enumerate(words[1:], 1):
+            if not hasattr(found, word):
+                importlib.import_module(".".join(words[: k + 1]))
+            found = getattr(found, word)

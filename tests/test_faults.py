@@ -14,7 +14,7 @@ from helpers import member
 from hypothesis import given
 from test_tuning import STUDY, Driver, only_run, table
 
-import analysis
+from gimtune import analysis
 from gimtune.results.pareto import fronts_by
 from gimtune.results.store import Store
 from gimtune.tuning.attempts import MOST, Attempts

@@ -15,7 +15,7 @@ import torch
 import yaml
 from helpers import CLOCK, member
 
-import analysis
+from gimtune import analysis
 from gimtune.results import mirror
 from gimtune.results.store import Store
 from gimtune.tuning.packs import packs, rows_of
@@ -134,7 +134,7 @@ def test_a_study_ends_with_its_front_and_all_numbers(undisturbed):
     for trial in study.trials["trial"]:
         assert (run / "samples" / f"{trial}.png").is_file()
     # weights are kept of those that no other of their model dominates
-    fronts = analysis.pareto.fronts_by(study.trials, "model", {"fid": "min", "probe_accuracy": "max"})
+    fronts = analysis.fronts_by(study.trials, "model", {"fid": "min", "probe_accuracy": "max"})
     best = {trial for front in fronts.values() for trial in front.rows["trial"]}
     assert {path.stem for path in (run / "members").iterdir()} == best
     assert set(study.trials.loc[study.trials["checkpoint"].notna(), "trial"]) == best

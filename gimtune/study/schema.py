@@ -78,7 +78,7 @@ class Network(_Open):
 
 
 class Critic(_Section):
-    """Settings of every critic; null leaves each restriction its own (`gimtune.critics.Critic`)."""
+    """Settings of every critic; null leaves each restriction its own (`gimtune.algebra.critics.Critic`)."""
 
     hidden: list[PositiveInt] = Field(min_length=1, description="widths of its fully connected layers")
     learning_rate: PositiveFloat | None = Field(description="multiple of the model's")

@@ -135,7 +135,7 @@ class Rungs:
         """Forget everything, then take in the rows of the store's table ``reports``: ``trial``, ``epoch``, metrics.
 
         Args:
-            reports: in the order of arrival, which is that of ``rowid`` and not that of `gimtune.store.Store.reports`.
+            reports: in the order of arrival, that of ``rowid``: `gimtune.results.store.Store.reports` has it if asked.
         """
         self._clear()
         for row in reports:

@@ -37,7 +37,7 @@ class Recorder(Callback):
     """A Tune callback. Ray pickles its callbacks at the start of a study; this one leaves everything behind then.
 
     What it does for a report does not grow with the study: it counts member by member, and keeps of the members that
-    have ended those that the front rests on (`analysis.status.essential`).
+    have ended those that the front rests on (`gimtune.results.tally.essential`).
 
     Args:
         store: open for writing.
