@@ -3,11 +3,11 @@
     python -m benchmarks.overhead --members 100 1000 10000
 
 A study of `gimtune.tuning.launch.launch` as the command line starts it, one member in a pack, its live table drawn as
-in a terminal; in the workers, `Idle` stands in for `GimTrial` and returns a ready-made row of every metric at once. Each
-size is a process of its own. Times are the driver's from its first to its last member, so that neither the start of
-Ray nor the report at the end is in them: ``first tenth`` and ``last tenth`` are its CPU per member among the first and
-the last of them, which are equal where nothing grows with the study. ``plan`` is what comes before Ray starts; ``end``
-what comes after the last member (Ray's own end, figures and report). Sizes are of the run folder.
+in a terminal; in the workers, `Idle` stands in for `GimTrial` and returns a ready-made row of every metric at once.
+Each size is a process of its own. Times are the driver's from its first to its last member, so that neither the start
+of Ray nor the report at the end is in them: ``first tenth`` and ``last tenth`` are its CPU per member among the first
+and the last of them, which are equal where nothing grows with the study. ``plan`` is what comes before Ray starts;
+``end`` what comes after the last member (Ray's own end, figures and report). Sizes are of the run folder.
 """
 
 from __future__ import annotations
