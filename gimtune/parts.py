@@ -233,6 +233,21 @@ def source(part: Any) -> str:
     return " ".join(after.partition("\n\n")[0].split()).rstrip(".")
 
 
+def check_class(part: Any, base: type) -> None:
+    """Refuse what is no subclass of a base class, lacks one of its methods, a name or a docstring.
+
+    Raises:
+        ValueError: saying which.
+    """
+    if not (isinstance(part, type) and issubclass(part, base)):
+        raise ValueError(f"it is no subclass of {base.__name__}")
+    if missing := sorted(getattr(part, "__abstractmethods__", ())):
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    if not isinstance(getattr(part, "name", None), str):
+        raise ValueError("it has no name")
+    summary(part)
+
+
 def signature_options(function: Callable[..., Any], skip: int | Iterable[str]) -> dict[str, inspect.Parameter]:
     """The options that a function takes beside its first arguments, or beside some by name.
 

@@ -80,15 +80,9 @@ class Encoder(ABC):
 
 
 def _accept(kind: Any) -> tuple[str, type[Encoder]]:
-    if not (isinstance(kind, type) and issubclass(kind, Encoder)):
-        raise ValueError("it is no subclass of Encoder")
-    if missing := sorted(kind.__abstractmethods__):
-        raise ValueError(f"it lacks {', '.join(missing)}")
-    if not isinstance(getattr(kind, "name", None), str):
-        raise ValueError("it has no name")
+    parts.check_class(kind, Encoder)
     if kind.gaussian and kind.no_entropy:
         raise ValueError("a Gaussian q(z|x) has an entropy, and no_entropy says that it has none")
-    parts.summary(kind)
     return kind.name, kind
 
 

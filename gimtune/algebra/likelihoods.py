@@ -35,13 +35,7 @@ class Likelihood(ABC):
 
 
 def _accept(kind: Any) -> tuple[str, Likelihood]:
-    if not (isinstance(kind, type) and issubclass(kind, Likelihood)):
-        raise ValueError("it is no subclass of Likelihood")
-    if missing := sorted(kind.__abstractmethods__):
-        raise ValueError(f"it lacks {', '.join(missing)}")
-    if not isinstance(getattr(kind, "name", None), str):
-        raise ValueError("it has no name")
-    parts.summary(kind)
+    parts.check_class(kind, Likelihood)
     return kind.name, kind()
 
 

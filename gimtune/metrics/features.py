@@ -67,11 +67,7 @@ class FeatureSource(ABC):
 
 
 def _accept(kind: Any) -> tuple[str, FeatureSource]:
-    if not (isinstance(kind, type) and issubclass(kind, FeatureSource)):
-        raise ValueError("it is no subclass of FeatureSource")
-    if not isinstance(getattr(kind, "name", None), str):
-        raise ValueError("it has no name")
-    parts.summary(kind)
+    parts.check_class(kind, FeatureSource)
     return kind.name, kind()
 
 

@@ -199,8 +199,10 @@ REFUSED = {
     "something else": (lambda: register.restriction(3), "restriction 3 of .*: it is no Restriction"),
     "prior that is no class": (lambda: register.prior(3), "it is no subclass of Prior"),
     "prior that is no dataclass": (
-        lambda: register.prior(_Plain),
-        "prior plain of .*: it is no frozen dataclass, whose fields are its options",
+        lambda: register.prior(
+            type("Thawed", (PRIORS["normal"],), {"name": "thawed", "__doc__": "Fields may be set."})
+        ),
+        "prior thawed of .*: it is no frozen dataclass, whose fields are its options",
     ),
     "prior without methods": (
         lambda: register.prior(dataclasses.dataclass(frozen=True)(_Plain)),

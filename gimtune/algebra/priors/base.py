@@ -170,21 +170,15 @@ def whole(prior: Prior, *names: str) -> None:
 
 
 def _accept(kind: Any) -> tuple[str, type[Prior]]:
-    if not (isinstance(kind, type) and issubclass(kind, Prior)):
-        raise ValueError("it is no subclass of Prior")
+    parts.check_class(kind, Prior)
     # a subclass inherits what it was made from, and its own fields would be none
     if "__dataclass_params__" not in vars(kind):
         raise ValueError("it is no frozen dataclass, whose fields are its options")
-    if missing := sorted(kind.__abstractmethods__):
-        raise ValueError(f"it lacks {', '.join(missing)}")
-    if not isinstance(getattr(kind, "name", None), str):
-        raise ValueError("it has no name")
     for field in fields(kind):
         if field.type not in ("int", "float", "str", int, float, str):
             raise ValueError(f"option {field.name} is {field.type}; an option is int, float or str")
         if field.default is dataclasses.MISSING:
             raise ValueError(f"option {field.name} has no default")
-    parts.summary(kind)
     return kind.name, kind
 
 
