@@ -15,6 +15,7 @@ from gimtune.algebra.likelihoods import LIKELIHOODS
 from gimtune.algebra.models import MODELS
 from gimtune.algebra.priors import PRIORS, Prior
 from gimtune.algebra.restrictions import RESTRICTIONS, Restriction
+from gimtune.analysis.export import references
 from gimtune.data import DATASETS
 from gimtune.metrics import FEATURES, MEASURES
 from gimtune.networks import NETWORKS, Networks, check
@@ -79,6 +80,21 @@ def test_every_part_says_what_it_is():
             facts = registry.facts(key)
             assert len(facts.summary) > 5, (kind, key)
             assert registry.origin(key).startswith("gimtune."), (kind, key)
+
+
+def test_every_source_has_an_entry():
+    known = references.entries()
+    for kind, registry in parts.registries().items():
+        for key in registry:
+            cited = references.keys(registry.facts(key).source)
+            assert {*cited} <= {*known}, (kind, key)
+
+
+def test_a_critic_with_r1_cites_it():
+    penalised = [r for r in RESTRICTIONS.values() if r.critic and r.critic.gradient_penalty]
+    assert {r.match for r in penalised} >= {Match.DATA, Match.JOINT}
+    for restriction in penalised:
+        assert restriction.critic.divergence.unit_slope != ("mescheder2018" in references.keys(restriction.source))
 
 
 # What the checks find

@@ -41,12 +41,15 @@ def _adversarial(match: Match, name: str, kind: Kind) -> Restriction:
     checks: tuple[Check, ...] = () if match is Match.DATA else (no_gradient,)
     if kind.log_prior and match is Match.POSTERIOR:
         checks += (same_code,)
+    # the penalty at the resting side's samples is another paper's than the divergence
+    penalised = habits.get("gradient_penalty") and not kind.unit_slope
+    source = f"{kind.source}; R1: Mescheder et al. 2018, eq. 9" if penalised else kind.source
     return Restriction(
         match,
         _NAMES.get((match, name), name),
         kind.unit,
         kind.estimator,
-        kind.source,
+        source,
         checks=checks,
         draws=("prior", "mix") if kind.unit_slope else ("prior",),
         critic=Critic(name, **habits),
