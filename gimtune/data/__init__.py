@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -44,15 +45,20 @@ def load(name: str, seed: int = 0, pair: str | None = None, **options: Any) -> D
     return DATASETS[name](seed=seed, **{key: value for key, value in options.items() if key in known})
 
 
-@cache
 def image(name: str, seed: int, **options: Any) -> tuple[int, int, int]:
-    """Colours, height and width of a data set's images: as it declares them, or else by reading it.
+    """Colours, height and width of a data set's images: as it declares them, or else by reading it, once.
 
     Raises:
         ValueError, FileNotFoundError: as `load`.
     """
     declared: tuple[int, int, int] | None = getattr(DATASETS.get(name), "image", None)
-    return declared or load(name, seed, **options).image
+    return declared or _read_image(json.dumps([name, seed, options], sort_keys=True, default=str))
+
+
+@cache
+def _read_image(asked: str) -> tuple[int, int, int]:
+    name, seed, options = json.loads(asked)
+    return load(name, seed, **options).image
 
 
 def takes(name: str) -> Mapping[str, Any]:
