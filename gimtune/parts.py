@@ -277,7 +277,7 @@ def _imported(module: str, where: str) -> str:
         return digest(module)
     except PartError:
         raise
-    except Exception as error:  # whatever a plug-in's code raises, its author is told
+    except (Exception, SystemExit) as error:  # whatever a plug-in's code raises, its author is told
         raise PartError(
             f"plugins={module}: cannot be imported ({type(error).__name__}: {_first(error)}); {where}"
         ) from None

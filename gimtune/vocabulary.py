@@ -128,7 +128,10 @@ class Model:
             allowed = ", ".join(self.parameters) or "none"
             raise ValueError(f"model {self.name} has no parameter {unknown[0]}; it has: {allowed}")
         given = {**self.parameters, **parameters, "latent_dim": latent_dim, "pixels": pixels}
-        values = tuple(weight * r.weight(**given) for r in self.restrictions)
+        try:
+            values = tuple(float(weight * r.weight(**given)) for r in self.restrictions)
+        except (ArithmeticError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"model {self.name}: its weights raise {type(error).__name__}: {error}") from None
         for restriction, value in zip(self.restrictions, values, strict=True):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"model {self.name}: weight of {restriction.key} is {value:g}; it must be >= 0")

@@ -6,10 +6,17 @@ restriction as declared here, so 1 is the paper's own setting.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from gimtune import parts
-from gimtune.vocabulary import Match, Model, Side, Weighted
+from gimtune.vocabulary import IDENTITY, METRICS, PROGRESS, PROTOCOL, Match, Model, Side, Weighted
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,63}")
+#: What stands in a study's space, in a row or in a weight's arguments already.
+_TAKEN = {*IDENTITY, *PROGRESS, *PROTOCOL, *METRICS, "restriction", "likelihood", "pixels", "learning_rate"}
+_TAKEN |= {"batch_size", "sigma_min", "study"}
 
 
 def _accept(model: Any) -> tuple[str, Model]:
@@ -17,6 +24,11 @@ def _accept(model: Any) -> tuple[str, Model]:
         raise ValueError("it is no Model")
     if not model.source:
         raise ValueError("it says its source")
+    if not _NAME.fullmatch(model.name):
+        raise ValueError("its name is made of letters, digits, '_', '.' and '-'")
+    for name in model.parameters:
+        if not _PARAMETER.fullmatch(name) or name in _TAKEN:
+            raise ValueError(f"parameter {name}: small letters, digits and _, and none of {', '.join(sorted(_TAKEN))}")
     return model.name, model
 
 

@@ -42,7 +42,17 @@ def load(name: str, seed: int = 0, pair: str | None = None, **options: Any) -> D
     for key, parameter in known.items():
         if key not in options and parameter.default is parameter.empty:
             raise ValueError(f"data.{key}: missing; {name} takes {', '.join(known)}")
-    return DATASETS[name](seed=seed, **{key: value for key, value in options.items() if key in known})
+    asked = {key: value for key, value in options.items() if key in known}
+    try:
+        made = DATASETS[name](seed=seed, **asked)
+    except (ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever somebody's own data set raises
+        stated = "".join(f" data.{key}={value}" for key, value in asked.items())
+        raise ValueError(f"data={name}{stated}: {type(error).__name__}: {error}".splitlines()[0]) from None
+    if not isinstance(made, Dataset):
+        raise ValueError(f"data={name}: it makes {type(made).__name__}; it should make a Dataset")
+    return made
 
 
 def image(name: str, seed: int, **options: Any) -> tuple[int, int, int]:

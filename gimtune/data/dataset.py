@@ -67,14 +67,44 @@ class Dataset:
 def from_splits(
     name: str, images: Mapping[str, NDArray[np.uint8]], classes: Mapping[str, NDArray[np.integer[Any]]], scale: float
 ) -> Dataset:
-    """A data set of its splits: images uint8 (n, h, w) or (n, c, h, w), ``scale`` being white, and labels (n,)."""
+    """A data set of its splits: images uint8 (n, h, w) or (n, c, h, w), ``scale`` being white, and labels (n,).
+
+    Raises:
+        ValueError: a split that is missing or empty, or arrays of another kind, shape or range.
+    """
+    given = {split: (images.get(split), classes.get(split)) for split in SPLITS}
+    if missing := [split for split, (pictures, own) in given.items() if pictures is None or own is None]:
+        raise ValueError(f"data={name}: the split {missing[0]} is missing; there are {', '.join(images)}")
     images = {s: np.ascontiguousarray(a if a.ndim == 4 else a[:, None]) for s, a in images.items()}
     labels = {s: np.ascontiguousarray(a, dtype=np.int64) for s, a in classes.items()}
+    for split in SPLITS:
+        if why := _malformed(split, images, labels, scale):
+            raise ValueError(f"data={name}: {why}")
     content = hashlib.sha256()
     for split in SPLITS:
         content.update(images[split].tobytes())
         content.update(labels[split].tobytes())
     return Dataset(name, images, labels, scale, content.hexdigest()[:16])
+
+
+def _malformed(
+    split: str, images: Mapping[str, NDArray[Any]], labels: Mapping[str, NDArray[Any]], scale: float
+) -> str | None:
+    """What is wrong with a split, in words; ``None`` where nothing is."""
+    pictures, own = images[split], labels[split]
+    if pictures.dtype != np.uint8 or pictures.ndim != 4:
+        return f"{split} images are {pictures.dtype} {pictures.shape}; allowed are uint8 (n, h, w) or (n, c, h, w)"
+    if not len(pictures):
+        return f"the split {split} is empty"
+    if pictures.shape[1:] != images["train"].shape[1:]:
+        return f"{split} images are {pictures.shape[1:]}, those of train {images['train'].shape[1:]}"
+    if own.shape != (len(pictures),):
+        return f"{len(own)} labels of {len(pictures)} {split} images"
+    if own.min() < 0:
+        return f"{split} labels begin at {own.min()}; allowed are whole numbers from 0"
+    if pictures.max() > scale:
+        return f"{split} images have pixels of {pictures.max()}, and white is {scale:g}"
+    return None
 
 
 def stratified(labels: NDArray[np.integer[Any]], held: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

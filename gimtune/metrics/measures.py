@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from gimtune import parts
 from gimtune.metrics.view import Estimate, View
@@ -39,34 +42,38 @@ class Measure:
         return [*(column.key for column in self.columns), *self.more(member)]
 
     def __call__(self, view: View) -> dict[str, Estimate]:
-        """Its values by key.
+        """Its values by key; where somebody's own metric fails, NaN with the reason: the member's other numbers stand.
 
         Raises:
-            ValueError: it returned other keys than it declares, or a value without its standard error.
+            ValueError: one of ours returned other keys than it declares, or a value without its standard error.
         """
-        keys = self.keys(view.member)
-        if self.ours:
-            found = self.function(view)
-        else:
-            try:
-                found = self.function(view)
-            except MemoryError:
+        try:
+            return self._estimates(view)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            if self.ours:
                 raise
-            except Exception as error:  # somebody's own metric: the member's other numbers stand
-                if "out of memory" in str(error):
-                    raise
-                why = f"{type(error).__name__}: {error}".splitlines()[0]
-                return {key: Estimate(float("nan"), reason=why) for key in keys}
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            return {key: Estimate(math.nan, reason=why) for key in self.keys(view.member)}
+
+    def _estimates(self, view: View) -> dict[str, Estimate]:
+        keys, found = self.keys(view.member), self.function(view)
         values = dict(found) if isinstance(found, Mapping) else {keys[0]: found}
         if {*values} != {*keys}:
-            raise ValueError(f"metric {self.name}: it returned {', '.join(values)}; declared are {', '.join(keys)}")
-        estimates = {
-            key: value if isinstance(value, Estimate) else Estimate(float(value)) for key, value in values.items()
-        }
+            raise ValueError(f"it returned {', '.join(map(str, values))}; declared are {', '.join(keys)}")
+        estimates = {key: _plain(value) for key, value in values.items()}
         for column in self.columns:
             if column.error and estimates[column.key].error is None and not estimates[column.key].reason:
-                raise ValueError(f"metric {self.name}: {column.key} is declared with a standard error, and has none")
+                raise ValueError(f"{column.key} is declared with a standard error, and has none")
         return estimates
+
+
+def _plain(value: Any) -> Estimate:
+    """A number of torch or NumPy, or an estimate of such, as Python's own: they go into JSON and SQLite."""
+    value, error, reason, flag, estimator = value if isinstance(value, Estimate) else Estimate(value)
+    number = float(value)
+    return Estimate(number, None if error is None else float(error), str(reason), str(flag or ""), str(estimator))
 
 
 def _accept(measure: Any) -> tuple[str, Measure]:

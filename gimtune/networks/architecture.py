@@ -15,7 +15,7 @@ from gimtune import parts
 
 Image = tuple[int, int, int]
 #: Layers whose output depends on more than their input and parameters.
-_STATEFUL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RNNBase)
+_STATEFUL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase)
 
 
 class Networks(NamedTuple):
@@ -71,12 +71,16 @@ def check(name: str, image: Image, latent_dim: int, outputs: int, given: Mapping
             raise ValueError(f"network.{key}: missing; {name} takes {', '.join(known)}")
     try:
         made = NETWORKS[name](image, latent_dim, outputs, **given)
-    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever somebody's own architecture raises
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         if text.startswith("network."):
             raise ValueError(text) from None
         stated = "".join(f" network.{key}={value}" for key, value in given.items())
         raise ValueError(f"network={name}{stated}: {text}") from None
+    if not isinstance(made, Networks):
+        raise ValueError(f"network={name}: it makes {type(made).__name__}; it should make Networks(encoder, decoder)")
     for role, module, takes, gives in (
         ("encoder", made.encoder, image, (outputs,)),
         ("decoder", made.decoder, (latent_dim,), image),
@@ -101,8 +105,12 @@ def _misshapen(module: nn.Module, takes: tuple[int, ...], gives: tuple[int, ...]
     values = {name: torch.empty_like(p, device="meta") for name, p in module.named_parameters()}
     try:
         output: Tensor = functional_call(module, values, (torch.empty(2, *takes, device="meta"),))
-    except (RuntimeError, TypeError, ValueError) as error:
-        return f"does not take {takes}: {str(error).splitlines()[0]}"
+    except MemoryError:
+        raise
+    except Exception as error:  # the same
+        return f"does not take {takes}: {type(error).__name__}: {error}".splitlines()[0]
+    if not isinstance(output, Tensor):
+        return f"makes {type(output).__name__}; it should make a tensor {gives}"
     if tuple(output.shape) != (2, *gives):
         return f"makes {tuple(output.shape[1:])} of {takes}; it should make {gives} ({math.prod(gives)} values)"
     return None

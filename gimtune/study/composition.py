@@ -95,6 +95,11 @@ def _compose(arguments: list[str]) -> Any:
         if (group := f"{key}=") in {a.partition("=")[0] + "=" for a in plain} and key in GROUPS:
             raise ConfigError(f"{group}...: study={study} sets space.{key} itself; write space.{key}=... instead")
         OmegaConf.update(composed, f"space.{key}", value, merge=False, force_add=True)
+    if "name" in (network := _stated(study, own, "network")):
+        # options of one architecture say nothing of another, and Hydra merges them
+        given = next((o.value() for _, o in overrides if o.key_or_group == "network"), None)
+        file = next((f for f in _files("network", str(given), own)), None)
+        OmegaConf.update(composed, "network", OmegaConf.load(file) if file else network, merge=False, force_add=True)
     for group, name in adopted.items():
         key, content = _PLACES[group](name)
         OmegaConf.update(composed, key, content, merge=False, force_add=True)
@@ -232,15 +237,20 @@ def own_studies() -> Path | None:
 
 def _stated(study: str, own: Path | None, key: str) -> Any:
     """What a study file itself states under a key: to be taken as a whole, and not merged into the defaults."""
-    for folder in (STUDIES, own):
-        if folder and (path := folder / "study" / f"{study}.yaml").is_file():
-            try:
-                content = yaml.safe_load(path.read_text())
-            except yaml.YAMLError:
-                return {}  # composing says it better
-            stated = (content if isinstance(content, dict) else {}).get(key)
-            return stated if isinstance(stated, dict | list) else {}
+    for path in _files("study", study, own):
+        try:
+            content = yaml.safe_load(path.read_text())
+        except yaml.YAMLError:
+            return {}  # composing says it better
+        stated = (content if isinstance(content, dict) else {}).get(key)
+        return stated if isinstance(stated, dict | list) else {}
     return {}
+
+
+def _files(group: str, option: str, own: Path | None) -> list[Path]:
+    """The file of a group's option, in our folder or in the one where the user stands; empty where there is none."""
+    places = (folder / group / f"{option}.yaml" for folder in (STUDIES, own) if folder)
+    return [path for path in places if path.is_file()]
 
 
 def _composition(message: str, arguments: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ from gimtune.networks import NETWORKS
 from gimtune.study import space
 from gimtune.study.messages import ConfigError, allowed
 from gimtune.study.schema import NAME, SWEPT, Config
+from gimtune.study.tried import try_out
 from gimtune.vocabulary import Match, Member, Model, Side, Weighted
 
 #: Draws per member wanted, before a space is taken for exhausted.
@@ -70,7 +71,9 @@ def members(config: Config) -> list[Member]:
             assignments = itertools.takewhile(lambda _: len(found) < wanted, draws)
         for assignment in assignments:
             member = _member(config, models[assignment["model"]], assignment)
-            found.setdefault(member.trial, member)
+            if member.trial not in found:
+                try_out(member, image_of(config))
+                found[member.trial] = member
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return list(found.values())
@@ -204,6 +207,9 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         prior.parameters(latent_dim)
     except ValueError as error:
         raise ConfigError(f"space.{error}") from None
+    except Exception as error:  # whatever somebody's own prior raises
+        raised = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"space.prior={prior.name}: its parameters raise {raised}") from None
     likelihood = _likelihood(config, model, values)
     encoder = _encoder(config, model, prior, values)
     settings = {k: v for k, v in config.critic.model_dump().items() if v is not None}

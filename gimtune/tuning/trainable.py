@@ -72,6 +72,7 @@ class GimTrial(tune.Trainable):
             if self._rows is None:
                 self._rows = self._begin()
             rows: Rows = next(self._rows)
+            return {**result(rows), "notes": self._told()}
         except OSError as error:
             if error.errno in _MACHINE:
                 return self._stop(error)
@@ -80,7 +81,6 @@ class GimTrial(tune.Trainable):
             return self._again(error)
         except Exception as error:  # whatever it is, it becomes a row of the store, and the study goes on
             return self._failed(error)
-        return {**result(rows), "notes": self._told()}
 
     def _begin(self) -> Iterator[Rows]:
         if not (self._folder / "config.yaml").is_file():

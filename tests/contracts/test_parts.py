@@ -1,15 +1,19 @@
 """The door for parts: contracts over the registries, what is refused at it and in which words, and plug-ins."""
 
 import dataclasses
+import json
+import math
 import re
 import sys
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
+from helpers import member, numbers
 from torch import nn
 
-from gimtune import data, parts, register, testing
+from gimtune import data, parts, register, testing, vocabulary
 from gimtune.algebra.encoders import ENCODERS
 from gimtune.algebra.likelihoods import LIKELIHOODS
 from gimtune.algebra.models import MODELS
@@ -17,8 +21,11 @@ from gimtune.algebra.priors import PRIORS, Prior
 from gimtune.algebra.restrictions import RESTRICTIONS, Restriction
 from gimtune.analysis.export import references
 from gimtune.data import DATASETS
-from gimtune.metrics import FEATURES, MEASURES
+from gimtune.metrics import FEATURES, MEASURES, Estimate
 from gimtune.networks import NETWORKS, Networks, check
+from gimtune.study import composition, resolve
+from gimtune.study.messages import ConfigError
+from gimtune.training import Pack
 from gimtune.vocabulary import METRICS, Match, Metric, Model, Weighted
 
 # Contracts, over all that is registered
@@ -150,7 +157,6 @@ def test_a_network_starts_as_it_is_made_under_the_members_seed():
         return networks
 
     from conftest import CPU
-    from helpers import member
 
     from gimtune.algebra.objective import Objective
 
@@ -358,3 +364,208 @@ def test_data_says_which_options_it_takes():
         data.load("digits", path="x")
     assert {*DATASETS} == {"digits", "mnist", "fashion_mnist"}
     assert {*FEATURES} == {"classifier", "inception"}
+
+
+# What somebody's own code may do
+
+
+def returned(value):
+    """A metric that returns something."""
+
+    def measured(view):
+        """What a test says."""
+        return value(view) if callable(value) else value
+
+    return measured
+
+
+@pytest.mark.parametrize(
+    ("value", "number", "why"),
+    [
+        (np.float32(0.5), 0.5, ""),
+        (torch.tensor(0.5), 0.5, ""),
+        (Estimate(np.float32(0.5), torch.tensor(0.25)), 0.5, ""),
+        (None, None, "TypeError: float"),
+        ({"other": 1.0}, None, "ValueError: it returned other; declared are own"),
+        (torch.zeros(8), None, "RuntimeError|ValueError"),
+        (lambda view: 1 / 0, None, "ZeroDivisionError: division by zero"),
+        (lambda view: sys.exit(3), None, "SystemExit: 3"),
+        (lambda view: view.value("own"), None, "ValueError: metric own: it rests on itself"),
+        (lambda view: view.value("nothing"), None, "KeyError: 'no metric measures nothing'"),
+        (lambda view: view.value("mi_q") + 1.0, "mi_q", ""),
+        (math.nan, None, "not finite"),
+    ],
+)
+def test_whatever_a_metric_does_the_other_numbers_stand(small, monkeypatch, value, number, why):
+    monkeypatch.setattr(vocabulary, "_metrics", dict(vocabulary._metrics))
+    pack = Pack([member()], small.data)
+    plain = numbers(small.row(pack, 0, ("validation",)))
+    with MEASURES.without():
+        register.metric(Metric("own", "max", "nats", "of a test"))(returned(value))
+        row = small.row(pack, 0, ("validation",))
+    if number is None:
+        assert math.isnan(row["own"])
+        assert re.match(why, row["reasons"]["own"])
+    else:
+        assert row["own"] == (row["mi_q"] + 1.0 if number == "mi_q" else number)
+    if isinstance(value, Estimate):
+        assert row["own_se"] == 0.25
+    json.dumps(row)
+    left = {key: v for key, v in numbers(row).items() if not key.startswith("own")}
+    assert {**left, "reasons": 0} == {**plain, "reasons": 0}
+
+
+def test_a_metric_that_owes_its_error_says_so(small, monkeypatch):
+    monkeypatch.setattr(vocabulary, "_metrics", dict(vocabulary._metrics))
+    with MEASURES.without():
+        register.metric(Metric("own", "max", "nats", "of a test", error=True))(returned(1.0))
+        row = small.row(Pack([member()], small.data), 0, ("validation",))
+    assert row["reasons"]["own"] == "ValueError: own is declared with a standard error, and has none"
+
+
+def broken(image, latent_dim, outputs):
+    """A network that is none."""
+    raise KeyError("width")
+
+
+def nothing(image, latent_dim, outputs):
+    """A network that is nothing."""
+
+
+@pytest.mark.parametrize(
+    ("architecture", "why"),
+    [
+        (broken, r"network=broken: 'width'"),
+        (nothing, r"network=nothing: it makes NoneType; it should make Networks\(encoder, decoder\)"),
+    ],
+)
+def test_networks_that_raise_or_are_none_are_refused(architecture, why):
+    with NETWORKS.without():
+        register.network(architecture)
+        with pytest.raises(ValueError, match=why):
+            check(architecture.__name__, (1, 8, 8), 4, 8, {})
+
+
+IMAGES = {split: np.zeros((6, 8, 8), np.uint8) for split in data.SPLITS}
+LABELS = {split: np.zeros(6, np.int64) for split in data.SPLITS}
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "why"),
+    [
+        ({"test": np.zeros((6, 8, 8))}, {}, r"test images are float64 \(6, 1, 8, 8\); allowed are uint8"),
+        ({"test": np.zeros((6, 8, 4), np.uint8)}, {}, r"test images are \(1, 8, 4\), those of train \(1, 8, 8\)"),
+        ({"validation": np.zeros((0, 8, 8), np.uint8)}, {}, "the split validation is empty"),
+        ({}, {"test": np.zeros(3, np.int64)}, "3 labels of 6 test images"),
+        ({}, {"train": np.full(6, -1)}, "train labels begin at -1"),
+        ({"train": np.full((6, 8, 8), 17, np.uint8)}, {}, "train images have pixels of 17, and white is 16"),
+        ({"test": None}, {}, "the split test is missing; there are train, validation, test"),
+    ],
+)
+def test_malformed_data_is_refused(images, labels, why):
+    with pytest.raises(ValueError, match=f"data=mine: {why}"):
+        data.from_splits("mine", {**IMAGES, **images}, {**LABELS, **labels}, 16.0)
+
+
+def test_a_data_set_that_raises_is_named():
+    def stored(seed, path="x"):
+        """Images that are not where they should be."""
+        return {}["images"]
+
+    with DATASETS.without():
+        register.data(stored)
+        with pytest.raises(ValueError, match=r"data=stored data\.path=y: KeyError: 'images'"):
+            data.load("stored", path="y")
+
+
+@pytest.mark.parametrize(
+    ("weight", "why"),
+    [
+        (lambda **p: p["nope"], "its weights raise KeyError: 'nope'"),
+        (lambda **p: None, "its weights raise TypeError"),
+        (lambda **p: 1 / 0, "its weights raise ZeroDivisionError"),
+    ],
+)
+def test_weights_that_raise_are_a_line(weight, why):
+    with pytest.raises(ValueError, match=f"model mine: {why}"):
+        Model("mine", (Weighted(Match.LATENT, "mmd", weight),), "me").weights(1.0)
+    assert Model("mine", (Weighted(Match.LATENT, "mmd", lambda **p: np.float32(2)),), "me").weights(1.0) == (2.0,)
+
+
+@pytest.mark.parametrize("name", ["weight", "seed", "fid", "a b", "pixels", "learning_rate"])
+def test_a_parameter_is_no_other_column(name):
+    with pytest.raises(parts.PartError, match=f"model mine of .*: parameter {name}: small letters"):
+        register.model(Model("mine", (), "me", parameters={name: 1.0}))
+
+
+OWN = """
+import torch
+from gimtune import register
+from gimtune.algebra.restrictions import Restriction
+def added(name, closed, draws=("prior",)):
+    register.restriction(Restriction("latent", name, "nats", "x", "x", closed, draws=draws))
+added("many", lambda s: s.z.sum(1))
+added("plain", lambda s: 1.0)
+added("undrawn", lambda s: s.prior_z.mean(), ())
+added("branch", lambda s: s.z.mean() if float(s.z.mean()) > 0 else s.z.sum())
+added("drawing", lambda s: (s.z + torch.randn(s.z.shape)).mean())
+added("good", lambda s: s.z.square().mean())
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("many", r"ValueError: restriction latent/many: it gives \(8,\), and no scalar tensor"),
+        ("plain", "ValueError: restriction latent/plain: it gives float, and no scalar tensor"),
+        ("undrawn", "KeyError: 'prior'"),
+        ("branch", "RuntimeError"),
+        ("drawing", "RuntimeError"),
+    ],
+)
+def test_restrictions_that_fail_on_a_batch_are_refused_before_ray(plugin, monkeypatch, tmp_path, name, why):
+    module, path = plugin
+    path.write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    with RESTRICTIONS.without():
+        asked = ["study=restrictions", f"plugins=[{module}]", "space.weight=1", "space.seed=0"]
+        assert len(resolve.members(composition.load([*asked, "space.restriction=latent/good"]))) == 1
+        named = rf"models=latent_{name} with space.prior=normal: a part of {module} fails on a first batch"
+        with pytest.raises(ConfigError, match=named) as refused:
+            resolve.members(composition.load([*asked, f"space.restriction=latent/{name}"]))
+        assert re.search(why, str(refused.value))
+
+
+def test_a_study_file_names_its_plugin_and_its_network(plugin, monkeypatch, tmp_path):
+    module, path = plugin
+    path.write_text("""
+from gimtune import register
+from gimtune.networks import mlp
+@register.network
+def mine(image, latent_dim, outputs, width: int = 8):
+    "One hidden layer."
+    return mlp.mlp(image, latent_dim, outputs, [width])
+""")
+    (tmp_path / "studies" / "study").mkdir(parents=True)
+    stated = ["# @package _global_", "name: own", f"plugins: [{module}]", "models: [ae]"]
+    stated += ["network: {name: mine, width: 16}", "space: {seed: 0, prior: normal}"]
+    (tmp_path / "studies" / "study" / "own.yaml").write_text("\n".join(stated))
+    monkeypatch.chdir(tmp_path)
+    with NETWORKS.without():
+        for more, network in (
+            ([], {"name": "mine", "width": 16}),
+            (["network.width=4"], {"name": "mine", "width": 4}),
+            (["network=mine"], {"name": "mine"}),
+            (["network=mlp"], {"name": "mlp", "hidden": [128, 128]}),
+        ):
+            (one,) = resolve.members(composition.load(["study=own", *more]))
+            assert dict(one.network) == network
+            assert list(one.plugins) == ([module] if network["name"] == "mine" else [])
+
+
+@pytest.mark.parametrize("content", ["raise SystemExit(4)", "import sys; sys.exit()"])
+def test_a_script_is_no_plugin(plugin, content):
+    name, path = plugin
+    path.write_text(content)
+    with pytest.raises(parts.PartError, match=rf"plugins={name}: cannot be imported \(SystemExit"):
+        parts.load([name])

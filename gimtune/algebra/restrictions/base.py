@@ -6,6 +6,7 @@ value, the scalar has the value of the one and the gradient of the other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,7 +107,11 @@ class Restriction:
         """The divergence of a sample, (); with a critic, its estimate."""
         if self.critic is None:
             assert self.closed is not None
-            return self.closed(sample)
+            value = self.closed(sample)
+            if not isinstance(value, Tensor) or value.ndim:
+                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"restriction {self.match}/{self.divergence}: it gives {shape}, and no scalar tensor")
+            return value
         value = self.critic.divergence.value(*self.logits(sample, logits), self.moves(sample.prior))
         return value if self.known is None else value + self.known(sample).mean()
 
@@ -146,6 +151,8 @@ def _accept(restriction: Any) -> tuple[tuple[Match, str], Restriction]:
         raise ValueError("it is either computed from a sample (closed) or estimated by a critic (critic, pair)")
     if restriction.critic is not None and restriction.pair is None:
         raise ValueError("its critic tells two samples apart, which pair makes")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", restriction.divergence):
+        raise ValueError("its divergence is named by small letters, digits and _")
     if not restriction.unit or not restriction.source:
         raise ValueError("it says its unit and its source")
     if unknown := set(restriction.draws) - set(DRAWS):
