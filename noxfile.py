@@ -76,5 +76,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """The slow tests, and how much of the code they reach: counting lines costs the others a quarter of their time."""
-    session.run("pytest", "-m", "slow", "--cov", *session.posargs)
+    """The slow tests; arguments go to pytest."""
+    session.run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """How much of the code the tests without processes of their own reach: counting lines costs them up to a half."""
+    apart = ("tuning", "cluster", "faults", "status", "commands", "notebooks", "extending", "monitoring", "mirror", "page")
+    session.run("pytest", "--cov", *(f"--ignore=tests/test_{name}.py" for name in apart))
