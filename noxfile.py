@@ -83,5 +83,16 @@ def slow(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """How much of the code the tests without processes of their own reach: counting lines costs them up to a half."""
-    apart = ("tuning", "cluster", "faults", "status", "commands", "notebooks", "extending", "monitoring", "mirror", "page")
+    apart = [
+        "tuning",
+        "cluster",
+        "faults",
+        "status",
+        "commands",
+        "notebooks",
+        "extending",
+        "monitoring",
+        "mirror",
+        "page",
+    ]
     session.run("pytest", "--cov", *(f"--ignore=tests/test_{name}.py" for name in apart))

@@ -283,7 +283,7 @@ TAMPERED = {
     "UPDATE trials SET fid='low'": "column fid holds text where numbers belong",
     "UPDATE trials SET model=x'00ff'": "column model holds numbers where text belongs",
     "UPDATE trials SET status='great' WHERE trial='t00'": "status 'great' is none of planned",
-    "UPDATE meta SET value='99'": "format '99'; this version reads 4",
+    "UPDATE meta SET value='99'": "format '99'; this version reads 3 and 4",
     "UPDATE trials SET reasons='[1' WHERE trial='t09'": "trial t09: column reasons is no JSON object",
     "UPDATE trials SET reasons='5' WHERE trial='t09'": "trial t09: column reasons is no JSON object",
     "UPDATE trials SET flags='{' WHERE trial='t00'": "trial t00: column flags is no JSON object",

@@ -1,10 +1,12 @@
 """The results store."""
 
+import contextlib
 import math
 import sqlite3
 
 import pytest
 
+from gimtune.results.load import load
 from gimtune.results.store import Store
 from gimtune.vocabulary import Status
 
@@ -89,3 +91,21 @@ def test_a_closed_store_is_one_file(tmp_path):
     with Store(tmp_path / "study.db", create=True) as store:
         store.plan(planned("a"))
     assert [p.name for p in tmp_path.iterdir()] == ["study.db"]
+
+
+def test_a_store_of_an_earlier_format_is_read_and_not_written(tmp_path):
+    path = tmp_path / "study.db"
+    with Store(path, create=True) as store:
+        store.plan([{"trial": "a", "model": "vae", "status": "planned"}])
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("ALTER TABLE trials DROP COLUMN assignment")
+        db.execute("UPDATE meta SET value='3' WHERE key='format'")
+    study = load(tmp_path)
+    assert study.trials["assignment"].tolist() == [None]
+    assert study.older == "made by an earlier version (format 3): it lacks assignment"
+    with pytest.raises(ValueError, match="format '3'; this version goes on with 4"):
+        Store(path, create=True)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE meta SET value='2' WHERE key='format'")
+    with pytest.raises(ValueError, match="format '2'; this version reads 3 and 4"):
+        load(tmp_path)

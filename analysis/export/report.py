@@ -125,6 +125,8 @@ def print_front(
 ) -> None:
     """Print the front, its hypervolume, those by model and by prior, what was left out, the verdicts and `paths`."""
     best = front(study.trials, objectives, only=only)
+    if study.older:
+        console.print(Text(f"note: {study.older}"), soft_wrap=True)
     table = front_table(best, CONTEXT if console.width >= _WIDE else (), most=_ROWS)
     console.print(rendered(table, front_title(table)))
     reference = ", ".join(f"{key} {number(value)}" for key, value in best.reference.items())

@@ -125,6 +125,8 @@ def _facts(best: Front, trials: pd.DataFrame, runs: Sequence[Study]) -> list[str
     if collapsed := int(best.points["collapsed"].sum()):
         facts.append(f"{collapsed:,} with a collapsed posterior (no active unit): no trade-off, whatever the numbers")
     for study in runs:
+        if study.older:
+            facts.append(f"{study.run.name}: {study.older}")
         if accuracy := study.meta.get("classifier_test_accuracy"):
             facts.append(f"FID features: {study.meta.get('fid_features')}, of test accuracy {accuracy}")
     return [plain(fact) for fact in dict.fromkeys(facts)]

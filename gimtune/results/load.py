@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 
 from gimtune.results.pareto import OBJECTIVES
-from gimtune.results.store import Store
+from gimtune.results.store import EARLIER, Store
 from gimtune.results.varied import varied, with_varied
 from gimtune.vocabulary import IDENTITY, PROGRESS, PROTOCOL, Metric, Status, declare
 
@@ -34,6 +34,14 @@ class Study(NamedTuple):
     trials: pd.DataFrame
     reports: pd.DataFrame
     varied: tuple[str, ...] = ()
+
+    @property
+    def older(self) -> str:
+        """What a run of an earlier format lacks, in a sentence; empty for one of today's."""
+        lacks = EARLIER.get(self.meta.get("format", ""), ())
+        return (
+            f"made by an earlier version (format {self.meta['format']}): it lacks {', '.join(lacks)}" if lacks else ""
+        )
 
     @property
     def objectives(self) -> Mapping[str, str]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 import pandas as pd
@@ -21,6 +21,8 @@ import pandas as pd
 from gimtune.vocabulary import ENDED, IDENTITY, METRICS, PROGRESS, PROTOCOL, Member, Status
 
 FORMAT = 4
+#: Formats that are read and no longer written, with the columns of a member that they lack.
+EARLIER: Mapping[str, tuple[str, ...]] = MappingProxyType({"3": ("assignment",)})
 Value = float | int | str | bool | None
 Row = Mapping[str, Value]
 
@@ -59,11 +61,18 @@ class Store:
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise ValueError(f"{path}: not a results store ({error})") from None
-        if found.get("format") != str(FORMAT):
+        readable = [str(FORMAT)] if create else [*EARLIER, str(FORMAT)]
+        if found.get("format") not in readable:
             self._db.close()
-            raise ValueError(f"{path}: format {found.get('format')!r}; this version reads {FORMAT}")
+            verb = "goes on with" if create else "reads"
+            raise ValueError(f"{path}: format {found.get('format')!r}; this version {verb} {' and '.join(readable)}")
         self.meta: dict[str, str] = found
         self._columns = {table: self._known(table) for table in ("trials", "reports")}
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Columns that a store of an earlier format does not have; they are empty."""
+        return EARLIER.get(self.meta["format"], ())
 
     def _make(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -171,7 +180,8 @@ class Store:
 
     def trials(self) -> pd.DataFrame:
         """One row per member, its last report, in the order they were planned."""
-        return self._frame("SELECT * FROM trials ORDER BY rowid")
+        found = self._frame("SELECT * FROM trials ORDER BY rowid")
+        return found.assign(**dict.fromkeys(self.lacks)) if self.lacks else found
 
     def reports(self, arrival: bool = False) -> pd.DataFrame:
         """One row per evaluation, ordered by trial and epoch, or as they came in."""
