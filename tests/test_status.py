@@ -262,6 +262,8 @@ def test_ctrl_c_ends_watching_cleanly(tmp_path, driver):
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # a shell's background jobs ignore it, and so would all that they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     # members have ended, so the first look writes the tables
