@@ -9,6 +9,9 @@ from rich.text import Text
 
 from gimtune.analysis.tables import Table
 
+#: Columns whose cells are copied or looked for: never broken.
+_WHOLE = ("trial", "model", "prior", "run")
+
 
 def bare_table(title: str, caption: str | None = None) -> Shown:
     """A table without lines, to be filled."""
@@ -36,7 +39,8 @@ def rendered(table: Table, title: str = "", *, ragged: bool = False) -> Shown:
         right = column.numeric and not ragged
         # a name of several words takes several lines, and the column no more room than its numbers
         head = re.sub(r"_|(?<=\.)", "\n", column.key)
-        shown.add_column(Text(head), justify="right" if right else "left", overflow="fold")
+        whole = column.key in _WHOLE
+        shown.add_column(Text(head), justify="right" if right else "left", overflow="fold", no_wrap=whole)
     for row in table.rows:
         cells = [Text(cell.text) for cell in row]
         for cell, text in zip(row, cells, strict=True):

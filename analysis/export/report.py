@@ -127,7 +127,9 @@ def print_front(
     best = front(study.trials, objectives, only=only)
     if study.older:
         console.print(Text(f"note: {study.older}"), soft_wrap=True)
-    table = front_table(best, CONTEXT if console.width >= _WIDE else (), most=_ROWS)
+    # what varies beside takes the room of the context
+    context = CONTEXT if console.width >= _WIDE + 12 * len(study.varied) else ()
+    table = front_table(best, context, most=_ROWS)
     console.print(rendered(table, front_title(table)))
     reference = ", ".join(f"{key} {number(value)}" for key, value in best.reference.items())
     console.print(f"hypervolume {number(best.hypervolume)} from the reference point {reference}", highlight=False)

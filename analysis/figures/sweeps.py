@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from plotly.subplots import make_subplots
@@ -19,6 +23,7 @@ from gimtune.analysis.figures.paper import key
 from gimtune.analysis.figures.views import sweep
 from gimtune.analysis.text import number, short
 from gimtune.results.pareto import Front
+from gimtune.vocabulary import METRICS, Direction
 
 _Dash = str | tuple[int, tuple[int, ...]]
 #: For paper and for the screen; there are no more lines than these.
@@ -47,7 +52,10 @@ def _sweeps(front: Front, metric: str) -> _Sweeps | None:
     rows = sweep(front.points, metric) if {"weight", metric} <= {*front.points} else pd.DataFrame()
     if rows.empty or not (rows["weight"] > 0).any():
         return None
-    counts = rows.groupby("line")["members"].sum().sort_values(ascending=False, kind="stable")
+    # of equally many members the line that comes nearest to the best value is kept
+    best = rows.groupby("line")["mean"].agg("max" if METRICS[metric].direction is Direction.MAX else "min")
+    order = best.sort_values(ascending=METRICS[metric].direction is not Direction.MAX).index
+    counts = rows.groupby("line")["members"].sum()[order].sort_values(ascending=False, kind="stable")
     dashes = dict(zip(counts.index.astype(str), _DASHES, strict=False))
     what = "priors" if not any("," in line for line in counts.index) else "lines"
     missing = [*counts.index][len(dashes) :]
@@ -64,6 +72,14 @@ def _sweeps(front: Front, metric: str) -> _Sweeps | None:
     return _Sweeps(models, rows[rows["weight"] == 0], dashes, x, y, left)
 
 
+def _shades(found: _Sweeps) -> dict[str, str]:
+    """A colour for each line where dashes alone would not tell them apart; empty for two lines or fewer."""
+    if len(found.dashes) <= 2:
+        return {}
+    steps = np.linspace(0, 0.85, len(found.dashes))
+    return {line: to_hex(colormaps["viridis"](step)) for line, step in zip(found.dashes, steps, strict=True)}
+
+
 def _spread(table: pd.DataFrame, metric: str) -> Axis:
     """The axis that shows means and what they are between."""
     parts = [table.assign(**{metric: table[column]}) for column in (metric, "low", "high")]
@@ -77,7 +93,8 @@ def static_weights(front: Front, run: Path, metric: str) -> Figure | None:
     columns = min(_COLUMNS, len(found.models))
     rows = -(-len(found.models) // columns)
     own = metric == "restriction"  # divergences of different restrictions do not compare
-    width, height = 0.8 + 2.1 * columns, 1.2 + 1.45 * rows
+    width, height = max(4.8, 0.8 + 2.1 * columns), 1.2 + 1.45 * rows
+    shades = _shades(found)
     figure = paper.sheet(width, height, fitted=False)  # to find the room for so many panels takes seconds
     figure.subplots_adjust(0.8 / width, 0.6 / height, 1 - 0.1 / width, 1 - 0.6 / height, 0.34 if own else 0.1, 0.34)
     grid = figure.subplots(rows, columns, squeeze=False).flat
@@ -89,11 +106,13 @@ def static_weights(front: Front, run: Path, metric: str) -> Figure | None:
         for named, line in table.groupby("line"):
             xs, mean = line["weight"], y.clipped(line[metric])
             low, high = y.clipped(line["low"]), y.clipped(line["high"])
-            axes.fill_between(xs, low, high, color=looks.colour, alpha=0.25, linewidth=0)
-            axes.plot(xs, mean, color="0.25", linewidth=0.9, linestyle=found.dashes[str(named)])
+            shade = shades.get(str(named))
+            axes.fill_between(xs, low, high, color=shade or looks.colour, alpha=0.25, linewidth=0)
+            axes.plot(xs, mean, color=shade or "0.25", linewidth=0.9, linestyle=found.dashes[str(named)])
             if len(line) == 1:
                 axes.plot([*xs] * 2, [*low, *high], color="0.25", linewidth=0.9)
-        faces = ["none" if hollow else looks.colour for hollow in table["collapsed"]]
+        own_colour = [shades.get(str(line), looks.colour) for line in table["line"]]
+        faces = ["none" if hollow else c for hollow, c in zip(table["collapsed"], own_colour, strict=True)]
         looks_of = {"marker": looks.marker, "facecolors": faces, "edgecolors": "0.25", "linewidths": 0.6}
         axes.scatter(table["weight"], y.clipped(table[metric]), s=22, zorder=3, clip_on=False, **looks_of)
         ringed = table[table["flagged"]]
@@ -106,7 +125,10 @@ def static_weights(front: Front, run: Path, metric: str) -> Figure | None:
         _outer(axes, i, columns, len(found.models), own)
     for axes in [*grid][len(found.models) :]:
         axes.remove()
-    keys = [key(short(line, _LONGEST), color="0.25", linestyle=d, linewidth=0.9) for line, d in found.dashes.items()]
+    keys = [
+        key(short(line, _LONGEST), color=shades.get(line, "0.25"), linestyle=d, linewidth=0.9)
+        for line, d in found.dashes.items()
+    ]
     if len(found.reference) and not own:
         keys.append(key("weight 0", color="0.5", linestyle=(0, (1, 2)), linewidth=0.8))
     tables = pd.concat([*found.models.values()])
@@ -118,11 +140,14 @@ def static_weights(front: Front, run: Path, metric: str) -> Figure | None:
     room = int(17 * width / (7 + max(len(str(one.get_label())) for one in keys)))
     ncols = max(1, min(len(keys), room))
     top = 0.6 + 0.17 * (-(-len(keys) // ncols) - 1)
-    figure.set_size_inches(width, height + top - 0.6)
-    figure.subplots_adjust(top=1 - top / (height + top - 0.6), bottom=0.6 / (height + top - 0.6))
+    below = textwrap.wrap(found.left_out.removeprefix("; "), int(16 * width))
+    bottom = 0.6 + 0.15 * len(below)
+    whole = height + top + bottom - 1.2
+    figure.set_size_inches(width, whole)
+    figure.subplots_adjust(top=1 - top / whole, bottom=bottom / whole)
     for text in figure.legend(handles=keys, loc="upper center", ncols=ncols, frameon=False, fontsize=8).get_texts():
         text.set_parse_math(False)
-    figure.supxlabel(found.x.label + found.left_out, fontsize=9, parse_math=False)
+    figure.supxlabel("\n".join([found.x.label, *below]), fontsize=9, parse_math=False)
     figure.supylabel(found.y.label, x=0.02, fontsize=9, parse_math=False)
     return figure
 
@@ -139,10 +164,11 @@ def interactive_weights(front: Front, run: Path, metric: str) -> go.Figure | Non
     columns = min(_COLUMNS, len(found.models))
     rows = -(-len(found.models) // columns)
     own = metric == "restriction"
-    titles = [escaped(short(model, 20)) for model in found.models]
+    titles, shades = [escaped(short(model, 20)) for model in found.models], _shades(found)
     figure = make_subplots(rows, columns, subplot_titles=titles, vertical_spacing=0.28 / rows)
     for shown, dash in found.dashes.items():
-        looks_of = {"line": {"color": "#404040", "dash": _DASHES[dash], "width": 1.5}, "mode": "lines"}
+        colour = shades.get(shown, "#404040")
+        looks_of = {"line": {"color": colour, "dash": _DASHES[dash], "width": 1.5}, "mode": "lines"}
         figure.add_scatter(
             x=[None], y=[None], name=escaped(short(shown, _LONGEST)), legendgroup=shown, **looks_of, row=1, col=1
         )
@@ -157,7 +183,11 @@ def interactive_weights(front: Front, run: Path, metric: str) -> go.Figure | Non
                 mode="lines+markers",
                 legendgroup=str(named),
                 showlegend=False,
-                line={"color": looks.colour, "dash": _DASHES[found.dashes[str(named)]], "width": 1.5},
+                line={
+                    "color": shades.get(str(named), looks.colour),
+                    "dash": _DASHES[found.dashes[str(named)]],
+                    "width": 1.5,
+                },
                 marker={
                     "symbol": [looks.symbol + end for end in hollow],
                     "size": [12 if flag else 8 for flag in line["flagged"]],

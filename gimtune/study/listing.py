@@ -11,11 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from gimtune import parts
-from gimtune.study.messages import ConfigError, allowed
+from gimtune.study.messages import ConfigError, close
 from gimtune.study.schema import OPEN
+from gimtune.vocabulary import Model
 
 #: Where the options of a kind of part stand in a study.
-_SECTIONS = {section: f"{section}." for section in OPEN} | {"prior": "space.prior: {name: ..., OPTION: ...}"}
+_SECTIONS = {
+    **{section: f"{section}.OPTION" for section in OPEN},
+    "prior": "space.prior={name: ..., OPTION: ...}",
+    "model": "space.OPTION",
+}
 
 
 def show(names: Sequence[str], console: Console) -> None:
@@ -28,11 +33,11 @@ def show(names: Sequence[str], console: Console) -> None:
         console.print(_table())
         console.print("python -m gimtune parts NAME prints one's contract, options and source", highlight=False)
     for name in names:
-        matching = [(registry, key) for registry, key, label in _every() if name in (label, f"{registry.kind}/{label}")]
+        matching = [(r, k) for r, k, label in _every() if name in (label, f"{r.kind}/{label}", label.partition("/")[2])]
         if not matching:
-            raise ConfigError(
-                f"parts {name}: no such part; {allowed(name, dict.fromkeys(label for _, _, label in _every()))}"
-            )
+            near = close(name, [part for _, _, label in _every() for part in (label, label.partition("/")[2]) if part])
+            meant = f"did you mean {', '.join(dict.fromkeys(near))}? " if near else ""
+            raise ConfigError(f"parts {name}: no such part; {meant}python -m gimtune parts lists all")
         for registry, key in matching:
             _print_part(registry, key, console)
 
@@ -76,7 +81,12 @@ def _print_part(registry: parts.Registry[Any, Any], key: Any, console: Console) 
 
 
 def _code(part: Any) -> str:
-    """Where a part's code stands, and the code; empty for a declaration, which has none of its own."""
+    """Where a part's code stands, and the code; a declaration is shown as it is declared."""
+    if isinstance(part, Model):
+        weights = part.weights(1.0, latent_dim=8, pixels=64)
+        terms = (f"{t.match}/{t.divergence} x {w:g}" for t, w in zip(part.restrictions, weights, strict=True))
+        declared = ", ".join(terms) or "no restriction"
+        return f"Declared: {declared} at weight 1 (8 latent dimensions, 64 pixels). {part.note}".rstrip()
     held = next((v for v in (getattr(part, "function", None), getattr(part, "closed", None)) if v is not None), part)
     shown = held if inspect.isclass(held) or inspect.isfunction(held) else type(held)
     try:

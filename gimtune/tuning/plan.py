@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -129,8 +131,9 @@ def _data(config: Config) -> Dataset:
 def show(plan: Plan, console: Console) -> None:
     """Print what would run."""
     config, made = plan.config, plan.listed
-    table = Table(title=f"{config.name}: {sum(map(len, made))} members in {len(made)} trials")
-    for column in ("model", "prior", "weights", "latent_dim", "seeds", "members", "trials"):
+    table = Table(title=f"{config.name}: {sum(map(len, made))} members in {len(made)} packs")
+    further = _further(made)
+    for column in ("model", "prior", "weights", "latent_dim", "seeds", *further, "members", "packs"):
         table.add_column(column, justify="left" if column in ("model", "prior") else "right")
     groups: dict[tuple[str, str], list[Pack]] = {}
     for pack in made:
@@ -138,13 +141,29 @@ def show(plan: Plan, console: Console) -> None:
     for (model, prior), found in groups.items():
         inside = [member for pack in found for member in pack]
         listed = [_several(getattr(m, key) for m in inside) for key in ("weight", "latent_dim", "seed")]
-        table.add_row(model, prior, *listed, str(len(inside)), str(len(found)))
+        more = [_values(member.assignment[key] for member in inside if key in member.assignment) for key in further]
+        table.add_row(model, prior, *listed, *more, str(len(inside)), str(len(found)))
     console.print(table)
     first = made[0][0]
     budget = f"{first.epochs} epochs each, evaluated every {first.evaluate_every}, on {first.data['name']}"
     if plan.sequential:
         budget = f"members drawn at random stand for those that {config.search.sampler} will suggest; {budget}"
     console.print(f"{budget}; nothing was started", soft_wrap=True, highlight=False, markup=False)
+
+
+def _further(made: list[Pack]) -> list[str]:
+    """What else was swept: keys of which some member has another value than some other."""
+    listed = {"model", "prior", "weight", "latent_dim", "seed"}
+    values: dict[str, set[str]] = {}
+    for member in (member for pack in made for member in pack):
+        for key, value in member.assignment.items():
+            values.setdefault(key, set()).add(json.dumps(value))
+    return [key for key, seen in values.items() if key not in listed and len(seen) > 1]
+
+
+def _values(values: Iterable[Any]) -> str:
+    found = list(dict.fromkeys(values))
+    return _several(found) if all(isinstance(value, int | float) for value in found) else " ".join(map(str, found))
 
 
 def _several(values: Iterable[float]) -> str:
