@@ -59,7 +59,7 @@ def _sweeps(front: Front, metric: str) -> _Sweeps | None:
     dashes = dict(zip(counts.index.astype(str), _DASHES, strict=False))
     what = "priors" if not any("," in line for line in counts.index) else "lines"
     missing = [*counts.index][len(dashes) :]
-    left = f"; {what} left out: {short(', '.join(missing) if what == 'priors' else '; '.join(missing), 60)}"
+    left = f"; {what} left out: {short(', '.join(missing) if what == 'priors' else '; '.join(missing), 160)}"
     left = left if missing else ""
     if averaged := rows.attrs["averaged"]:
         left += f"; averaged over {short(', '.join(averaged), 60)}"

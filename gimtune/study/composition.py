@@ -128,7 +128,8 @@ def _parsed(argument: str) -> Any:
 
 def _check_override(argument: str, override: Any) -> None:
     key = override.key_or_group
-    if key.startswith("hydra"):
+    root = key.partition(".")[0].partition("@")[0]
+    if key.startswith("hydra") or (root not in Config.model_fields and root not in GROUPS):
         raise ConfigError(unknown(key))
     # Hydra would look for the rest as an index
     if above := next((k for k, field in all_fields() if is_list(field) and key.startswith(f"{k}.")), None):
