@@ -98,7 +98,7 @@ def draw(rows: int, generator: np.random.Generator) -> pd.DataFrame:
             )
     trials = pd.DataFrame(table[:rows])
     strength = np.log10(trials["weight"].to_numpy()) + pd.factorize(trials["model"])[0] / 8
-    effects = {"fid": -0.6, "fid_expost": -0.3, "probe_accuracy": -0.5, "mi_noised": -0.7, "likelihood_x": -0.4}
+    effects = {"fid": -0.6, "fid_expost": -0.3, "probe_codes": -0.5, "mi_noised": -0.7, "likelihood_x": -0.4}
     for key in METRICS:
         quality = effects.get(key, 0.1) * strength + generator.normal(0, 0.3, len(trials))
         for column in (key, f"test_{key}"):

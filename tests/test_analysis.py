@@ -34,9 +34,9 @@ from gimtune.vocabulary import Status
 GOOD: dict[str, Value] = {
     "epoch": 4,
     "fid": 50.0,
-    "probe_accuracy": 0.9,
+    "probe_codes": 0.9,
     "test_fid": 55.0,
-    "test_probe_accuracy": 0.88,
+    "test_probe_codes": 0.88,
     "mi": 9.0,
     "mi_lower": 6.0,
     "restriction": 3.0,
@@ -90,17 +90,17 @@ def study(run: Path, members: list[dict[str, Value]]) -> Study:
 
 
 MIXED = [
-    member(0, fid=10.0, probe_accuracy=0.80),
-    member(1, fid=20.0, probe_accuracy=0.90, model="ae", prior="mixture"),
-    member(2, fid=20.0, probe_accuracy=0.90, status=Status.STOPPED),
-    member(3, fid=30.0, probe_accuracy=0.85, model="ae"),
-    member(4, fid=5.0, probe_accuracy=0.20, active_units=0),
+    member(0, fid=10.0, probe_codes=0.80),
+    member(1, fid=20.0, probe_codes=0.90, model="ae", prior="mixture"),
+    member(2, fid=20.0, probe_codes=0.90, status=Status.STOPPED),
+    member(3, fid=30.0, probe_codes=0.85, model="ae"),
+    member(4, fid=5.0, probe_codes=0.20, active_units=0),
     member(5, fid=1.0, status=Status.RUNNING),
     member(6, status=Status.PLANNED),
     member(7, fid=1.0, status=Status.FAILED, error="RuntimeError: out of [bold]memory[/nope]\x1b[31m"),
     member(8, fid=None, status=Status.DIVERGED, error="loss was nan at step 812"),
     member(9, fid=None, reasons=json.dumps({"fid": "the decoder's images are constant"})),
-    member(10, probe_accuracy=None),
+    member(10, probe_codes=None),
     member(11, fid=math.inf),
 ]
 ENDED_WELL = 5
@@ -136,7 +136,7 @@ def volume(points: list[tuple[float, ...]], corner: tuple[float, ...]) -> float:
 
 
 small = st.one_of(st.integers(0, 5).map(float), st.just(math.nan), st.just(math.inf))
-KEYS = ["fid", "probe_accuracy", "mi"]
+KEYS = ["fid", "probe_codes", "mi"]
 
 
 @given(st.lists(st.tuples(small, small, small), max_size=9), st.permutations(KEYS), st.integers(2, 3), st.booleans())
@@ -167,7 +167,7 @@ def test_front_and_hypervolume_equal_brute_force(
 
 @given(st.lists(st.tuples(small, small, st.sampled_from("abc")), min_size=1, max_size=9))
 def test_fronts_by_share_one_reference_point(values: list[tuple[float, float, str]]) -> None:
-    trials = pd.DataFrame(values, columns=["fid", "probe_accuracy", "model"])
+    trials = pd.DataFrame(values, columns=["fid", "probe_codes", "model"])
     trials = trials.assign(status="done", data="d", fid_features="f")
     whole, groups = front(trials), fronts_by(trials, "model")
     assert set(groups) == set(trials["model"])
@@ -183,7 +183,7 @@ def test_no_rows_at_all() -> None:
         assert (len(found.rows), found.hypervolume, found.left_out) == (0, 0.0, {})
         assert math.isnan(found.reference["fid"])
         # what an empty front says of its corner is no corner: the next one finds its own
-        full = pd.DataFrame([{"fid": 2.0, "probe_accuracy": 0.5, "status": "done", "data": "d", "fid_features": "f"}])
+        full = pd.DataFrame([{"fid": 2.0, "probe_codes": 0.5, "status": "done", "data": "d", "fid_features": "f"}])
         assert front(full, reference=found.reference).hypervolume == pytest.approx(0.2 * 0.5)
         assert fronts_by(trials, "model") == {}
 
@@ -198,10 +198,10 @@ def test_considered_rows_and_reasons(run: Path) -> None:
         "failed": 1,
         "diverged": 1,
         "no fid: the decoder's images are constant": 1,
-        "no probe_accuracy: NaN, no reason recorded": 1,
+        "no probe_codes: NaN, no reason recorded": 1,
         "no fid: infinite": 1,
     }
-    assert found.reference == {"fid": 32.5, "probe_accuracy": 0.0}
+    assert found.reference == {"fid": 32.5, "probe_codes": 0.0}
 
 
 def test_pinned_reference_makes_hypervolume_grow_with_the_study(run: Path) -> None:
@@ -219,7 +219,7 @@ def test_pinned_reference_makes_hypervolume_grow_with_the_study(run: Path) -> No
     [
         (["fid", "beauty"], "beauty: no such metric; there are likelihood"),
         (["fid", "mi_gap"], "mi_gap: it only describes; say mi_gap=min or mi_gap=max"),
-        (["fid", "test_probe_accuracy"], "chosen on the validation split; use probe_accuracy"),
+        (["fid", "test_probe_codes"], "chosen on the validation split; use probe_codes"),
         ({"fid": "max", "mi": "max"}, "fid: direction 'max'; allowed: min"),
         ({"fid": "down", "mi": "max"}, "fid: direction 'down'; allowed: min"),
         (["fid"], "two or more"),
@@ -259,7 +259,7 @@ def test_mixes_are_refused_until_one_is_chosen(
 
 def test_features_may_be_mixed_where_no_distance_is_an_objective(tmp_path: Path) -> None:
     trials = study(tmp_path, [member(0, fid_features="inception"), member(1)]).trials
-    assert len(front(trials, ["mi", "probe_accuracy"]).points) == 2
+    assert len(front(trials, ["mi", "probe_codes"]).points) == 2
 
 
 # Stores
@@ -283,7 +283,7 @@ TAMPERED = {
     "UPDATE trials SET fid='low'": "column fid holds text where numbers belong",
     "UPDATE trials SET model=x'00ff'": "column model holds numbers where text belongs",
     "UPDATE trials SET status='great' WHERE trial='t00'": "status 'great' is none of planned",
-    "UPDATE meta SET value='99'": "format '99'; this version reads 3 and 4",
+    "UPDATE meta SET value='99'": "format '99'; this version reads 3, 4 and 5",
     "UPDATE trials SET reasons='[1' WHERE trial='t09'": "trial t09: column reasons is no JSON object",
     "UPDATE trials SET reasons='5' WHERE trial='t09'": "trial t09: column reasons is no JSON object",
     "UPDATE trials SET flags='{' WHERE trial='t00'": "trial t00: column flags is no JSON object",
@@ -382,7 +382,7 @@ def test_printed_summary(run: Path) -> None:
     text = printed(load(run), paths={"x": run / "trials.parquet"})
     assert max(map(len, text.splitlines()[:-1])) <= 120
     assert "4 of 5 trials" in text
-    assert "from the reference point fid 32.5, probe_accuracy 0" in text
+    assert "from the reference point fid 32.5, probe_codes 0" in text
     assert "collapsed" in text
     assert "5 of 12 trials considered; left out: 2 unfinished, 1 failed" in text
     assert "loss was nan at step 812" in text
@@ -393,7 +393,7 @@ def test_printed_summary(run: Path) -> None:
 
 def test_printed_front_marks_what_is_not_to_be_trusted(tmp_path: Path) -> None:
     why = "its critic tells every example apart: no estimate"
-    doubtful = member(1, fid=60.0, probe_accuracy=0.95, flags=json.dumps({"restriction/joint_js": why}))
+    doubtful = member(1, fid=60.0, probe_codes=0.95, flags=json.dumps({"restriction/joint_js": why}))
     text = printed(study(tmp_path, [member(0), doubtful]))
     lines = text.splitlines()
     (at,) = (i for i, line in enumerate(lines) if line.strip() == "flagged")
@@ -441,19 +441,19 @@ def test_figures_show_every_point_and_the_front_as_steps(run: Path) -> None:
     hollow = [t for t in markers if t.marker.symbol.endswith("-open")]
     assert [list(t.x) for t in hollow] == [[5.0]]
     assert "collapsed" in hollow[0].hovertext[0]
-    for part in ("prior normal", "weight 1", "probe_accuracy", "test 55", "restriction/posterior_kl"):
+    for part in ("prior normal", "weight 1", "probe_codes", "test 55", "restriction/posterior_kl"):
         assert part in hollow[0].hovertext[0]
 
 
 def test_collapsed_points_do_not_stretch_the_axes(tmp_path: Path) -> None:
-    members = [member(i, fid=10.0 + i, probe_accuracy=0.9 + i / 100) for i in range(3)]
-    found = front(study(tmp_path, [*members, member(3, fid=900.0, probe_accuracy=0.1, active_units=0)]).trials)
+    members = [member(i, fid=10.0 + i, probe_codes=0.9 + i / 100) for i in range(3)]
+    found = front(study(tmp_path, [*members, member(3, fid=900.0, probe_codes=0.1, active_units=0)]).trials)
     axes = static_front(found).axes[0]
     assert axes.get_xlim()[1] < 13
     assert axes.get_ylim()[0] > 0.89
 
 
 def test_three_objectives_have_a_front_but_no_line(run: Path) -> None:
-    found = front(load(run).trials, ["fid", "probe_accuracy", "mi"])
+    found = front(load(run).trials, ["fid", "probe_codes", "mi"])
     assert found.hypervolume > 0
     assert not static_front(found).axes[0].lines

@@ -45,20 +45,20 @@ def study(values: dict[str, Numbers], seeds: int, generator: np.random.Generator
     trials = trials.assign(seed=seed, restrictions=[json.dumps([MODELS[m]]) for m in trials["model"]], side="q")
     trials = trials.assign(prior="normal", latent_dim=8, data="digits", network="mlp", likelihood_name="bernoulli")
     trials = trials.assign(status="done", fid_features="classifier", active_units=8.0, config=None)
-    scale = {"fid": (100, 12), "fid_expost": (80, 8), "probe_accuracy": (0.8, 0.04), "likelihood_x": (-20, 2)}
+    scale = {"fid": (100, 12), "fid_expost": (80, 8), "probe_codes": (0.8, 0.04), "likelihood_x": (-20, 2)}
     for key, true in values.items():
         middle, unit = scale.get(key, (10, 2))
         run = np.repeat(true, seeds) + noise * generator.normal(size=len(trials))
         for column in (key, f"test_{key}"):
             trials[column] = middle + unit * (run + noise / 3 * generator.normal(size=len(trials)))
-    return trials.assign(**{c: trials[c].round(3) for c in trials if c.endswith("probe_accuracy")})
+    return trials.assign(**{c: trials[c].round(3) for c in trials if c.endswith("probe_codes")})
 
 
 def world(kind: str, generator: np.random.Generator, weights: int = 10) -> pd.DataFrame:
     number = weights * len(MODELS)
     draw = dict(
         zip(
-            ("information", "fid", "probe_accuracy", "mi", "likelihood_x"),
+            ("information", "fid", "probe_codes", "mi", "likelihood_x"),
             generator.normal(size=(5, number)),
             strict=True,
         )
@@ -68,11 +68,11 @@ def world(kind: str, generator: np.random.Generator, weights: int = 10) -> pd.Da
         family = {"posterior": 0.0, "latent": 1.5, "data": -2.0, "joint": -2.0}
         kept = np.array([family[MODELS[m].partition("_")[0]] for m in np.resize([*MODELS], number)])
         total = information + kept
-        values = {"fid": total, "fid_expost": total, "probe_accuracy": total, "mi_noised": total + kept}
+        values = {"fid": total, "fid_expost": total, "probe_codes": total, "mi_noised": total + kept}
         values["likelihood_x"] = information
     elif kind == "mismatch":  # information makes codes better and further from the prior, and samples no worse
         other = draw["fid"]
-        values = {"fid": other + 2 * information, "fid_expost": other, "probe_accuracy": information}
+        values = {"fid": other + 2 * information, "fid_expost": other, "probe_codes": information}
         values |= {"mi_noised": draw["mi"], "likelihood_x": draw["likelihood_x"]}
     else:
         values = {**draw, "mi_noised": draw.pop("mi"), "fid_expost": draw["fid"]}
@@ -140,7 +140,7 @@ def tau(pairs: list[tuple[tuple[float, float], tuple[float, float]]]) -> float:
 @settings(max_examples=25)
 @given(rows)
 def test_rank_correlations(values: list[tuple[float, float, str, str]]) -> None:
-    found = answers(one_seed(values, "mi_noised", "probe_accuracy"))
+    found = answers(one_seed(values, "mi_noised", "probe_codes"))
     points = [(x, y, m) for x, y, m, _ in values if math.isfinite(x + y)]
     if math.isfinite(found["e_overall"].value):
         expected = stats.kendalltau(*zip(*(p[:2] for p in points), strict=True)).statistic
@@ -153,7 +153,7 @@ def test_rank_correlations(values: list[tuple[float, float, str, str]]) -> None:
 @settings(max_examples=25)
 @given(rows)
 def test_better_is_counted_over_pairs_of_one_setting(values: list[tuple[float, float, str, str]]) -> None:
-    found = answers(one_seed(values, "fid", "probe_accuracy"))
+    found = answers(one_seed(values, "fid", "probe_codes"))
     points = [(f, p, MODELS[m].partition("_"), prior) for f, p, m, prior in values]
 
     def delta(column: int, ours: set[str], theirs: set[str], sign: int) -> float:
@@ -198,7 +198,7 @@ def test_intervals_are_those_of_drawing_configurations_anew() -> None:
     generator = np.random.default_rng(3)
     x = generator.normal(size=40)
     points = np.column_stack([x, x + generator.normal(size=40)])
-    trials = one_seed([(a, b, "vae", "a") for a, b in points], "mi_noised", "probe_accuracy")
+    trials = one_seed([(a, b, "vae", "a") for a, b in points], "mi_noised", "probe_codes")
     found = answers(trials, draws=4000)["e_overall"]
     drawn = [stats.kendalltau(*points[generator.integers(0, 40, 40)].T).statistic for _ in range(4000)]
     tail = stats.norm.cdf(-math.sqrt(40 / 39) * stats.t.ppf(0.975, 39))
@@ -226,10 +226,10 @@ def test_what_is_left_out_is_counted() -> None:
     bad = trials.head(5).assign(
         status=["diverged", "failed", "running", "planned", "stopped"],
         test_fid=1.0,
-        test_probe_accuracy=0.0,
+        test_probe_codes=0.0,
         weight=-1.0,
     )
-    collapsed = trials.head(3).assign(active_units=0.0, weight=-2.0, test_fid=1e6, test_probe_accuracy=0.1)
+    collapsed = trials.head(3).assign(active_units=0.0, weight=-2.0, test_fid=1e6, test_probe_codes=0.1)
     found = claims(pd.concat([trials, bad.head(4), collapsed]), np.random.default_rng(0), draws=50)
     assert found.left_out == {"collapsed": 3, "unfinished": 2, "diverged": 1, "failed": 1}
     assert found.claims[0] == before
@@ -241,7 +241,7 @@ def test_data_sets_and_features_are_never_compared() -> None:
     # within each there is none, and between them a perfect trade-off
     trials = world("none", np.random.default_rng(2))
     moved = [trials, trials.assign(data="mnist"), trials.assign(fid_features="inception")]
-    moved = [t.assign(**{c: t[c] + 1e3 * i for c in ("test_fid", "test_probe_accuracy")}) for i, t in enumerate(moved)]
+    moved = [t.assign(**{c: t[c] + 1e3 * i for c in ("test_fid", "test_probe_codes")}) for i, t in enumerate(moved)]
     alone, mixed = answers(trials)["a_overall"], answers(pd.concat(moved))["a_overall"]
     assert mixed.value == pytest.approx(alone.value)
     assert mixed.configurations == 3 * alone.configurations

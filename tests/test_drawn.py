@@ -91,7 +91,7 @@ SENSE = {
     "ray.trackers": ["[]", "[tensorboard]", "[mlflow, wandb]", "[tensorboard, tensorboard]"],
     "objectives": [
         "{fid: min, mi: max}",
-        "{fid: min, probe_accuracy: max, loss: min}",
+        "{fid: min, probe_codes: max, loss: min}",
         "{fid: max, mi: max}",
         "{a: min}",
         "[fid, mi]",

@@ -52,7 +52,7 @@ def test_a_split_is_measured_without_the_other(small, pack, split, other):
     row, moved = measured(pack, small), measured(pack, changed(small, other))
     assert of(row, split) == of(moved, split)
     assert of(row, other)["fid"] != of(moved, other)["fid"]
-    assert of(row, other)["probe_accuracy"] != of(moved, other)["probe_accuracy"]
+    assert of(row, other)["probe_codes"] != of(moved, other)["probe_codes"]
 
 
 def test_a_split_is_measured_the_same_alone(small, pack):
@@ -96,7 +96,7 @@ def test_fewer_samples_may_be_asked_for(small, pack):
     row = small.measure(pack.objective, parameters, few, ("validation",))
     assert row["fid_samples"] == 40
     assert row["fid"] != measured(pack, small, ("validation",))["fid"]
-    assert row["probe_accuracy"] == measured(pack, small, ("validation",))["probe_accuracy"]
+    assert row["probe_codes"] == measured(pack, small, ("validation",))["probe_codes"]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_what_is_not_defined_is_nan_with_a_reason(small, prior, module, name, va
     assert set(row["reasons"]) == missing
     assert all(row["reasons"].values())
     if module == "encoder" and math.isnan(value):
-        assert {"active_units", "probe_accuracy", "mi_lower"} <= missing
+        assert {"active_units", "probe_codes", "mi_lower"} <= missing
 
 
 def test_images_of_the_last_row_are_those_that_are_shown(small, pack):

@@ -107,15 +107,15 @@ ROWS = st.lists(
 def test_the_weights_that_stay_are_those_of_each_models_front(rows, known, tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     (run / "members").mkdir()
-    objectives = {"fid": "min", "probe_accuracy": "max"}
+    objectives = {"fid": "min", "probe_codes": "max"}
     made = [
-        {"trial": f"t{i}", "status": status, "epoch": 1, "fid": fid, "probe_accuracy": accuracy, "active_units": 1.0}
+        {"trial": f"t{i}", "status": status, "epoch": 1, "fid": fid, "probe_codes": accuracy, "active_units": 1.0}
         | {"checkpoint": None if status == "diverged" else f"members/t{i}.pt", "fid_features": "classifier:a"}
         for i, (_, status, fid, accuracy) in enumerate(rows)
     ]
     for row in made:
         if row["status"] == "diverged":
-            row["fid"] = row["probe_accuracy"] = None
+            row["fid"] = row["probe_codes"] = None
         else:
             (run / row["checkpoint"]).touch()
     with Store(run / "study.db", create=True) as store:

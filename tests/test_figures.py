@@ -37,7 +37,7 @@ def trials(**columns: object) -> pd.DataFrame:
             "data": "digits",
             "status": "done",
             "fid": [50.0, 52.0, 30.0, 33.0, 80.0, 78.0, 60.0, 61.0],
-            "probe_accuracy": [0.90, 0.91, 0.80, 0.81, 0.95, 0.94, 0.93, 0.92],
+            "probe_codes": [0.90, 0.91, 0.80, 0.81, 0.95, 0.94, 0.93, 0.92],
             "mi": np.linspace(5, 20, 8),
             "mi_q": np.linspace(5, 20, 8),
             "mi_noised": np.linspace(4, 12, 8),
@@ -61,7 +61,7 @@ STUDIES = {
     "flagged": trials(flags=json.dumps({"restriction/posterior_kl": "no estimate", "test_fid": "?"})),
     "side p": trials(side="p", likelihood_x=math.nan),
     "weight 0": trials(weight=0.0),
-    "numbers alone": trials()[["trial", "status", "data", "fid_features", "fid", "probe_accuracy", "model"]],
+    "numbers alone": trials()[["trial", "status", "data", "fid_features", "fid", "probe_codes", "model"]],
     "nothing": trials().iloc[:0],
     "unfinished": trials(status="running"),
 }
@@ -93,7 +93,7 @@ def test_every_figure_is_drawn_or_is_none(name: str, tmp_path: Path) -> None:
 
 def test_three_objectives_and_no_distance(tmp_path: Path) -> None:
     table = trials(fid_features=["classifier:1", "inception"] * 4)
-    found = front(table, ["mi", "probe_accuracy", "mi_lower"])
+    found = front(table, ["mi", "probe_codes", "mi_lower"])
     for kind in FIGURES.values():
         kind.static(found, tmp_path)
         kind.interactive(found, tmp_path)
@@ -124,7 +124,7 @@ def many(count: int) -> Front:
     generator = np.random.default_rng(0)
     best = generator.uniform(size=count)
     table = pd.DataFrame({"fid": 10 + 100 * best + generator.exponential(20, count)})
-    table = table.assign(probe_accuracy=0.5 + 0.4 * best, model=generator.choice(["vae", "aae"], count))
+    table = table.assign(probe_codes=0.5 + 0.4 * best, model=generator.choice(["vae", "aae"], count))
     table = table.assign(trial=table.index.astype(str), seed=0, data="digits", status="done", fid_features="f")
     return front(table.assign(study="large", prior="normal", weight=10 ** generator.uniform(-3, 1, count)))
 
@@ -135,7 +135,7 @@ def test_a_large_study_is_thinned_and_says_so(tmp_path: Path) -> None:
     axes = figure.axes[0]
     offsets = np.vstack([c.get_offsets() for c in axes.collections])
     assert len(offsets) == PAPER
-    assert {*map(tuple, found.rows[["fid", "probe_accuracy"]].to_numpy())} <= {*map(tuple, offsets)}
+    assert {*map(tuple, found.rows[["fid", "probe_codes"]].to_numpy())} <= {*map(tuple, offsets)}
     assert f"({PAPER:,} of 20,000 drawn, the front whole)" in axes.get_title()
     drawn = interactive_front(found)
     assert sum(len(t.x) for t in drawn.data if t.mode == "markers") == SCREEN
@@ -149,7 +149,7 @@ def test_a_large_study_is_thinned_and_says_so(tmp_path: Path) -> None:
 
 def test_band_of_three_seeds() -> None:
     rows = [(0, 1.0, 0.5), (0, 3.0, 0.9), (1, 2.0, 0.6), (1, 3.0, 0.7), (2, 2.0, 0.4), (2, 4.0, 0.8)]
-    table = pd.DataFrame(rows, columns=["seed", "fid", "probe_accuracy"])
+    table = pd.DataFrame(rows, columns=["seed", "fid", "probe_codes"])
     found = front(table.assign(model="vae", data="d", status="done", fid_features="f"))
     band = views.band(found)
     assert band is not None
@@ -211,7 +211,7 @@ def test_flagged_rates_are_ringed(tmp_path: Path) -> None:
 
 def test_chosen_are_the_ends_the_knee_and_some_between() -> None:
     x = np.linspace(0, 1, 30)
-    table = pd.DataFrame({"fid": 1 + x, "probe_accuracy": x ** (1 / 8), "model": "vae", "trial": map(str, range(30))})
+    table = pd.DataFrame({"fid": 1 + x, "probe_codes": x ** (1 / 8), "model": "vae", "trial": map(str, range(30))})
     found = front(table.assign(status="done", data="d", fid_features="f"))
     rows = views.chosen(found)
     assert len(rows) == 6

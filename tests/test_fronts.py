@@ -18,8 +18,8 @@ from gimtune.analysis import front
 from gimtune.analysis.statistics.attainment import attainment, attainment_difference, configuration, mean_front
 from gimtune.results.pareto import contributions, dominance_rank
 
-KEYS = ["fid", "probe_accuracy", "mi"]
-SIGNS = {"fid": 1, "probe_accuracy": -1, "mi": -1}
+KEYS = ["fid", "probe_codes", "mi"]
+SIGNS = {"fid": 1, "probe_codes": -1, "mi": -1}
 Costs = tuple[float, ...]
 
 small = st.one_of(st.integers(0, 5).map(float), st.sampled_from([math.nan, math.inf]))
@@ -226,7 +226,7 @@ def test_a_configuration_is_all_but_the_seeds() -> None:
 
 @given(st.lists(st.tuples(small, small, st.integers(0, 4)), max_size=14), st.integers(0, 99))
 def test_means_their_front_and_their_intervals(values: list[tuple[float, float, int]], seed: int) -> None:
-    trials = pd.DataFrame(values, columns=["fid", "probe_accuracy", "weight"], dtype=float)
+    trials = pd.DataFrame(values, columns=["fid", "probe_codes", "weight"], dtype=float)
     trials = trials.assign(status="done", data="d", fid_features="f", config=[config(i) for i in range(len(trials))])
     found = mean_front(trials, generator=np.random.default_rng(seed), draws=60)
     kept = costs(trials, KEYS[:2])
@@ -240,14 +240,14 @@ def test_means_their_front_and_their_intervals(values: list[tuple[float, float, 
     assert set(table.index[table["on_front"].astype(bool)]) == best
     for w, (fid, cost) in means.items():
         row = table.loc[w]
-        assert (row["fid"], row["probe_accuracy"]) == pytest.approx((fid, -cost))
+        assert (row["fid"], row["probe_codes"]) == pytest.approx((fid, -cost))
         if len(groups[w]) > 1:
             assert row["fid_low"] <= fid <= row["fid_high"]
         else:
             assert math.isnan(row["fid_low"])
         assert 0 <= row["on_front_share"] <= 1 + 1e-9
     if groups:
-        corner = (found.reference["fid"], -found.reference["probe_accuracy"])
+        corner = (found.reference["fid"], -found.reference["probe_codes"])
         assert found.hypervolume == pytest.approx(volume([*means.values()], corner))
     again = mean_front(trials, generator=np.random.default_rng(seed), draws=60)
     pd.testing.assert_frame_equal(again.points, found.points)
@@ -257,7 +257,7 @@ def test_intervals_of_means_cover_as_often_as_their_docstring_says() -> None:
     generator = np.random.default_rng(0)
     for number, expected in ((2, 0.61), (5, 0.87), (10, 0.92)):
         rows = [
-            {"fid": 5 + generator.normal(), "probe_accuracy": 0.5, "weight": w, "config": config(s)}
+            {"fid": 5 + generator.normal(), "probe_codes": 0.5, "weight": w, "config": config(s)}
             for w in range(400)
             for s in range(number)
         ]
@@ -269,9 +269,7 @@ def test_intervals_of_means_cover_as_often_as_their_docstring_says() -> None:
 def test_share_on_the_front_tells_luck_from_merit() -> None:
     # two that differ by less than their seeds do, and one that is worse than both in each of its seeds
     fid = {0.0: [1.0, 3.0, 2.0], 1.0: [2.2, 1.2, 3.2], 2.0: [8.0, 9.0, 7.0]}
-    rows = [
-        {"fid": f, "probe_accuracy": 0.5, "weight": w, "config": config(s)} for w in fid for s, f in enumerate(fid[w])
-    ]
+    rows = [{"fid": f, "probe_codes": 0.5, "weight": w, "config": config(s)} for w in fid for s, f in enumerate(fid[w])]
     trials = pd.DataFrame(rows).assign(status="done", data="d", fid_features="f")
     found = mean_front(trials, generator=np.random.default_rng(0))
     assert found.points["on_front"].tolist() == [True, False, False]

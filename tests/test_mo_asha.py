@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from gimtune.results.store import Store
 from gimtune.tuning.mo_asha import PRIORITIES, Rungs, farthest_first, fronts, goes_on, scalarised_place
 
-OBJECTIVES = {"fid": "min", "probe_accuracy": "max"}
-METRICS = ("fid", "probe_accuracy", "mi")
+OBJECTIVES = {"fid": "min", "probe_codes": "max"}
+METRICS = ("fid", "probe_codes", "mi")
 BAD = (math.nan, math.inf, -math.inf)
 REDUCTIONS = st.sampled_from([1.3, 2, 2.5, 3, 4])
 
@@ -356,7 +356,7 @@ def test_a_rung_of_nothing_finite_lets_the_first_go_on_alone(bad, priority):
 def test_none_and_absent_count_as_nan():
     rungs = Rungs(OBJECTIVES, max_epochs=9)
     feed(rungs, [(1.0, 0.5)])
-    assert not rungs.report("none", 1, {"fid": None, "probe_accuracy": 1.0})
+    assert not rungs.report("none", 1, {"fid": None, "probe_codes": 1.0})
     assert not rungs.report("absent", 1, {"fid": 0.0})
     assert repr(rungs.recorded[1]) == "{'m0': (1.0, 0.5), 'none': (nan, 1.0), 'absent': (0.0, nan)}"
 
@@ -408,28 +408,28 @@ def test_a_report_past_several_rungs_is_recorded_in_all_and_decided_by_the_last(
     rungs = Rungs(OBJECTIVES, max_epochs=20)
     feed(rungs, [(1.0, 0.9), (0.5, 0.95)], ["a", "b"], epoch=1)
     # worst at the rungs of epochs 1 and 3, and the first at the one of epoch 9
-    assert rungs.report("late", 10, {"fid": 2.0, "probe_accuracy": 0.1})
+    assert rungs.report("late", 10, {"fid": 2.0, "probe_codes": 0.1})
     assert {epoch: list(rung) for epoch, rung in rungs.recorded.items()} == {
         1: ["a", "b", "late"],
         3: ["late"],
         9: ["late"],
     }
-    assert not rungs.report("later", 12, {"fid": 3.0, "probe_accuracy": 0.1})
+    assert not rungs.report("later", 12, {"fid": 3.0, "probe_codes": 0.1})
     assert rungs.stopped == {"later": 9}
 
 
 def test_a_stop_is_final_and_a_way_is_walked_twice():
     rungs = Rungs(OBJECTIVES, max_epochs=20)
     way = [(1, 5.0), (2, 5.0), (3, 5.0)]
-    assert [rungs.report("a", e, {"fid": f, "probe_accuracy": 0.5}) for e, f in way] == [True, True, True]
-    assert [rungs.report("b", e, {"fid": f - (e < 3), "probe_accuracy": 0.5 - 0.1 * (e == 3)}) for e, f in way] == [
+    assert [rungs.report("a", e, {"fid": f, "probe_codes": 0.5}) for e, f in way] == [True, True, True]
+    assert [rungs.report("b", e, {"fid": f - (e < 3), "probe_codes": 0.5 - 0.1 * (e == 3)}) for e, f in way] == [
         True,
         True,
         False,
     ]
     before = seen(rungs)
     # started again from a checkpoint, with any values
-    assert [rungs.report("b", e, {"fid": 0.0, "probe_accuracy": 1.0}) for e in (1, 2, 3, 4, 9, 20)] == [
+    assert [rungs.report("b", e, {"fid": 0.0, "probe_codes": 1.0}) for e in (1, 2, 3, 4, 9, 20)] == [
         *(True, True),
         *(False, False, False, False),
     ]
@@ -478,7 +478,7 @@ def test_rebuilt_memory_is_the_one_fed_by_hand_and_repeats_do_nothing(rows, prio
     assert seen(rebuilt) == seen(by_hand)
     assert seen(pickle.loads(pickle.dumps(by_hand))) == seen(by_hand)
     # and they stay the same
-    more = {"fid": 2.0, "probe_accuracy": 2.0}
+    more = {"fid": 2.0, "probe_codes": 2.0}
     assert rebuilt.report("new", 28, more) == by_hand.report("new", 28, more)
     # every decision once more, and backwards: a stopped member's at and after its rung
     for row in reversed(rows):
@@ -496,7 +496,7 @@ def test_the_memory_comes_back_from_a_real_store(tmp_path):
         for epoch in (1, 2, 3, 2, 3, 9):  # 2 and 3 twice: a worker was killed, its last evaluations came again
             for name in rng.permutation(names).tolist():
                 key = np.random.default_rng([epoch, names.index(name)])
-                values = {"fid": math.nan if name == "m4" else key.random(), "probe_accuracy": key.random()}
+                values = {"fid": math.nan if name == "m4" else key.random(), "probe_codes": key.random()}
                 if by_hand.stopped.get(name, 99) > epoch:
                     store.report([{"trial": name, "epoch": epoch, **values}])
                     by_hand.report(name, epoch, values)

@@ -95,7 +95,7 @@ def test_gauges_are_at_the_nodes_metrics_endpoint(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    rows = [{"fid": 5.0, "probe_accuracy": 0.5}, {"fid": 7.0, "probe_accuracy": 0.75}]
+    rows = [{"fid": 5.0, "probe_codes": 0.5}, {"fid": 7.0, "probe_codes": 0.75}]
     best = front(pd.DataFrame(rows).assign(status="done", data="digits", fid_features="classifier"))
     tally = Tally(5, 10, [("a", Status.DONE, 10), ("b", Status.DONE, 10), ("c", Status.RUNNING, 5)])
     secure_token()
@@ -129,7 +129,7 @@ def test_gauges_are_at_the_nodes_metrics_endpoint(tmp_path):
         ("gimtune_front_size",): 2,
         ("gimtune_hypervolume",): pytest.approx(best.hypervolume),
         ("gimtune_best", "fid"): 5,
-        ("gimtune_best", "probe_accuracy"): 0.75,
+        ("gimtune_best", "probe_codes"): 0.75,
         ("gimtune_latest", "vae", "mi"): 3.5,
     }
 
@@ -240,7 +240,7 @@ def test_wandb_has_a_run_for_each_trial(tmp_path, monkeypatch):
     for trial in trials:
         assert str(trial).encode() in kept
     # two of two trials: where a run was cut off, its last are missing
-    assert kept.count(b"probe_accuracy") == 0
+    assert kept.count(b"probe_codes") == 0
     assert kept.count(b"timesteps_total") >= 4
 
 

@@ -114,7 +114,7 @@ def trained(tmp_path: Path) -> Study:
     for i, one in enumerate(found[:10]):
         row = member(i, trial=one.trial, model=one.model, config=one.to_json(), weight=one.weight, seed=one.seed)
         row["assignment"] = json.dumps(dict(one.assignment))
-        row |= {"fid": 10.0 + 10 * i, "probe_accuracy": 0.5 + 0.04 * i, "active_units": 0 if i == 3 else 8}
+        row |= {"fid": 10.0 + 10 * i, "probe_codes": 0.5 + 0.04 * i, "active_units": 0 if i == 3 else 8}
         rows.append(row)
         picture(tmp_path / "run" / "samples" / f"{one.trial}.png", 20 * i)
         picture(tmp_path / "run" / "samples" / f"{one.trial}-reconstructed.png", 255 - 20 * i)
@@ -150,7 +150,7 @@ def test_hover_shows_the_configuration_metrics_and_samples(browser: Any, trained
         assert not page.is_visible("#hover")
         hover(page, row["trial"])
         text = page.inner_text("#hover")
-        for part in (row["trial"], f"weight {row['weight']:g}", "fid\t30\t55", "probe_accuracy\t0.58\t0.88", "epochs"):
+        for part in (row["trial"], f"weight {row['weight']:g}", "fid\t30\t55", "probe_codes\t0.58\t0.88", "epochs"):
             assert part in text
         assert page.evaluate("document.querySelector('#hover img').naturalWidth") == 80
         page.mouse.move(5, 5)
@@ -201,7 +201,7 @@ def test_columns_sort(browser: Any, trained: Study) -> None:
 
 def test_several_runs_on_one_front(browser: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, better in (("a", 0.0), ("b", 0.05)):
-        rows = [member(i, fid=10.0 * (i + 1), probe_accuracy=0.5 + better + 0.1 * i, seed=i % 2) for i in range(4)]
+        rows = [member(i, fid=10.0 * (i + 1), probe_codes=0.5 + better + 0.1 * i, seed=i % 2) for i in range(4)]
         study(tmp_path / name, rows)
     assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     out = capsys.readouterr().out
@@ -226,7 +226,7 @@ def test_runs_that_do_not_compare_are_refused(tmp_path: Path, capsys: pytest.Cap
 def test_many_trials_are_thinned_and_the_front_is_not(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     values = random.random((POINTS + 200, 2)).tolist()
-    many = study(tmp_path, [member(i, trial=f"t{i}", fid=x, probe_accuracy=y) for i, (x, y) in enumerate(values)])
+    many = study(tmp_path, [member(i, trial=f"t{i}", fid=x, probe_codes=y) for i, (x, y) in enumerate(values)])
     text = write_report([many]).read_text(encoding="utf-8")
     assert f"{POINTS} of {POINTS + 200} trials are drawn: the front," in text
     found = {point["trial"] for point in drawn(tmp_path / "report.html")}
@@ -292,7 +292,7 @@ def test_the_line_is_taken_by_the_command_line() -> None:
     one = resolve.members(composition.load(["models=[wae_gan]"]))[3]
     words = shlex.split(line(one))
     done = subprocess.run([sys.executable, *words[1:], "dry_run=true"], capture_output=True, text=True, check=True)
-    assert "1 members in 1 trials" in done.stdout
+    assert "1 members in 1 packs" in done.stdout
     assert "wae_gan" in done.stdout
 
 
@@ -328,7 +328,7 @@ def test_scripts_in_names_are_text(browser: Any, tmp_path: Path) -> None:
     evil = SCRIPT + "<img src=x onerror=alert(2)>"
     names = dict.fromkeys(("model", "prior", "study", "data", "network", "fid_features", "likelihood_name"), evil)
     notes = {column: json.dumps({evil: evil, "fid": evil}) for column in ("flags", "reasons")}
-    rows = [member(i, **names, **notes, fid=float(i + 1), probe_accuracy=i / 4, config=evil) for i in range(3)]
+    rows = [member(i, **names, **notes, fid=float(i + 1), probe_codes=i / 4, config=evil) for i in range(3)]
     rows.append(member(3, **{**names, "trial": f"{evil}.."}, status=Status.FAILED, error=evil))
     for row in rows[:3]:
         row["trial"] = f"{evil}{row['trial']}"
@@ -389,7 +389,7 @@ def test_an_environment_that_is_none(tmp_path: Path, content: bytes | None) -> N
 
 
 ABSURD = {
-    "fid=1.7e308, probe_accuracy=-1.7e308": "no fid: beyond 1e+100",
+    "fid=1.7e308, probe_codes=-1.7e308": "no fid: beyond 1e+100",
     "fid=9e999": "no fid: infinite",
     "fid=NULL, reasons=NULL": "no fid: NaN, no reason recorded",
     "weight=9e999, seed=-9223372036854775808, latent_dim=9223372036854775807, epoch=9223372036854775807": "",

@@ -33,7 +33,7 @@ def config(*arguments, sampler="tpe"):
 
 def outcome(one):
     """Objectives that are a function of the member: the best weight is 0.1."""
-    return {"fid": abs(math.log(one.weight / 0.1)), "probe_accuracy": 1 / (1 + one.latent_dim)}
+    return {"fid": abs(math.log(one.weight / 0.1)), "probe_codes": 1 / (1 + one.latent_dim)}
 
 
 def asked(proposals, packs, most=4):
@@ -149,11 +149,11 @@ def test_open_trials_are_brought_to_where_the_store_stands(tmp_path):
 @pytest.mark.parametrize(
     ("status", "values"),
     [
-        (Status.DIVERGED, {"fid": math.nan, "probe_accuracy": math.nan}),
+        (Status.DIVERGED, {"fid": math.nan, "probe_codes": math.nan}),
         (Status.FAILED, {}),
-        (Status.DONE, {"fid": 3.0, "probe_accuracy": math.nan}),
-        (Status.DONE, {"fid": 3.0, "probe_accuracy": None}),
-        (Status.DONE, {"fid": math.inf, "probe_accuracy": 0.5}),
+        (Status.DONE, {"fid": 3.0, "probe_codes": math.nan}),
+        (Status.DONE, {"fid": 3.0, "probe_codes": None}),
+        (Status.DONE, {"fid": math.inf, "probe_codes": 0.5}),
     ],
 )
 def test_a_member_without_its_objectives_is_told_as_failed(tmp_path, status, values):

@@ -26,7 +26,7 @@ from gimtune.tuning.packs import as_text
 from gimtune.vocabulary import ENDED, Status
 
 ROOT = Path(__file__).parents[1]
-OBJECTIVES = {"fid": "min", "probe_accuracy": "max"}
+OBJECTIVES = {"fid": "min", "probe_codes": "max"}
 
 
 def study(run: Path, members: list[dict], **meta: str) -> Path:
@@ -42,7 +42,7 @@ def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 RUNNING = [
     member(0),
-    member(1, fid=40.0, probe_accuracy=0.8),
+    member(1, fid=40.0, probe_codes=0.8),
     member(2, Status.RUNNING, epoch=6),
     member(3, Status.PLANNED),
     member(4, Status.FAILED, "ValueError: no such thing", pack="t04-1"),
@@ -101,7 +101,7 @@ def test_the_essential_points_stand_for_all(batches):
         rows = [
             {
                 "fid": f,
-                "probe_accuracy": min(p, 1.0),
+                "probe_codes": min(p, 1.0),
                 "status": s,
                 "data": "digits",
                 "fid_features": "c",
@@ -112,7 +112,7 @@ def test_the_essential_points_stand_for_all(batches):
         everything += rows
         kept = pd.concat([kept, pd.DataFrame(rows)], ignore_index=True)
         best, whole = front(kept, OBJECTIVES), front(pd.DataFrame(everything), OBJECTIVES)
-        columns = ["fid", "probe_accuracy"]
+        columns = ["fid", "probe_codes"]
         np.testing.assert_array_equal(*(f.rows.reindex(columns=columns).to_numpy() for f in (best, whole)))
         np.testing.assert_equal(best.reference, whole.reference)
         assert best.hypervolume == pytest.approx(whole.hypervolume, rel=1e-12)
@@ -249,7 +249,7 @@ def test_nothing_heavy_is_imported(tmp_path):
 
 
 def test_watching_ends_with_the_study_and_leaves_its_tables(tmp_path, capsys):
-    run = study(tmp_path, [member(i, fid=40.0 + i, probe_accuracy=0.5 + i / 10) for i in range(3)])
+    run = study(tmp_path, [member(i, fid=40.0 + i, probe_codes=0.5 + i / 10) for i in range(3)])
     said = output(capsys, str(run), "--watch")
     assert "all results are in" in said
     assert len(pd.read_csv(run / "pareto.csv")) == 3
@@ -288,7 +288,7 @@ class Trial:
 
 
 def reported(name: str, epoch: int, status: Status, fid: float, accuracy: float) -> dict:
-    row = {"trial": name, "epoch": epoch, "status": str(status), "fid": fid, "probe_accuracy": accuracy, "mi": 1.0}
+    row = {"trial": name, "epoch": epoch, "status": str(status), "fid": fid, "probe_codes": accuracy, "mi": 1.0}
     return {**row, "restriction": 0.5, "fid_features": "classifier", "error": None, "seconds": 1.0}
 
 

@@ -103,9 +103,9 @@ def test_a_store_of_an_earlier_format_is_read_and_not_written(tmp_path):
     study = load(tmp_path)
     assert study.trials["assignment"].tolist() == [None]
     assert study.older == "made by an earlier version (format 3): it lacks assignment"
-    with pytest.raises(ValueError, match="format '3'; this version goes on with 4"):
+    with pytest.raises(ValueError, match="format '3'; this version goes on with 5"):
         Store(path, create=True)
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE meta SET value='2' WHERE key='format'")
-    with pytest.raises(ValueError, match="format '2'; this version reads 3 and 4"):
+    with pytest.raises(ValueError, match="format '2'; this version reads 3, 4 and 5"):
         load(tmp_path)

@@ -134,7 +134,7 @@ def test_a_study_ends_with_its_front_and_all_numbers(undisturbed):
     for trial in study.trials["trial"]:
         assert (run / "samples" / f"{trial}.png").is_file()
     # weights are kept of those that no other of their model dominates
-    fronts = analysis.fronts_by(study.trials, "model", {"fid": "min", "probe_accuracy": "max"})
+    fronts = analysis.fronts_by(study.trials, "model", {"fid": "min", "probe_codes": "max"})
     best = {trial for front in fronts.values() for trial in front.rows["trial"]}
     assert {path.stem for path in (run / "members").iterdir()} == best
     assert set(study.trials.loc[study.trials["checkpoint"].notna(), "trial"]) == best
@@ -386,12 +386,12 @@ def test_ray_sees_the_best_of_a_pack():
     from gimtune.tuning.trainable import result
 
     rows = [
-        {"trial": "a", "epoch": 2, "status": "done", "fid": 3.0, "probe_accuracy": 0.5},
-        {"trial": "b", "epoch": 2, "status": "diverged", "fid": math.nan, "probe_accuracy": math.nan},
-        {"trial": "c", "epoch": 2, "status": "done", "fid": 4.0, "probe_accuracy": 0.7},
+        {"trial": "a", "epoch": 2, "status": "done", "fid": 3.0, "probe_codes": 0.5},
+        {"trial": "b", "epoch": 2, "status": "diverged", "fid": math.nan, "probe_codes": math.nan},
+        {"trial": "c", "epoch": 2, "status": "done", "fid": 4.0, "probe_codes": 0.7},
     ]
     seen = result(rows)
-    assert (seen["fid"], seen["probe_accuracy"], seen["done"], set(seen["members"])) == (3.0, 0.7, True, set("abc"))
+    assert (seen["fid"], seen["probe_codes"], seen["done"], set(seen["members"])) == (3.0, 0.7, True, set("abc"))
     assert not result([{**rows[0], "status": "running"}, rows[1]])["done"]
     # and the rows come through to whoever asks, of a result as it is or flat; NaN is no value of JSON, and comes too
     for given in (seen, {f"members/{trial}": text for trial, text in seen["members"].items()}):

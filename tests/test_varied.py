@@ -118,7 +118,7 @@ def test_members_that_differ_in_seed_and_weight_are_read_once(monkeypatch: pytes
 
 def test_fronts_and_their_parts_remember_what_varies() -> None:
     rows = frame(*(configured(learning_rate=0.1 * (i + 1)) for i in range(4)), fid=[1.0, 2.0, 3.0, 4.0])
-    rows = rows.assign(probe_accuracy=[0.1, 0.3, 0.2, 0.4], model=list("aabb"), status="done", data="d")
+    rows = rows.assign(probe_codes=[0.1, 0.3, 0.2, 0.4], model=list("aabb"), status="done", data="d")
     best = front(rows.assign(fid_features="f"))
     groups = fronts_by(rows.assign(fid_features="f"), "model")
     for part in (best.points, best.rows, *(table for group in groups.values() for table in group[1:3])):
@@ -136,7 +136,7 @@ def swept(tmp_path: Path) -> Study:
         model, rate, alpha = ("vae", "info_vae")[i // 16], (1e-3, 2.5e-4)[i // 8 % 2], (0.125, 0.5)[i // 4 % 2]
         weight, seed = (0.1, 1.0)[i // 2 % 2], i % 2
         chosen = {"model": model, "weight": weight, "seed": seed, "alpha": alpha if model == "info_vae" else 0.125}
-        one = member(i, model=model, weight=weight, seed=seed, fid=10.0 + i, probe_accuracy=0.3 + i / 64)
+        one = member(i, model=model, weight=weight, seed=seed, fid=10.0 + i, probe_codes=0.3 + i / 64)
         text = json.dumps(configured(model=model, learning_rate=rate, seed=seed, weight=weight), sort_keys=True)
         if model == "vae" and i // 4 % 2:
             one |= {"weight": weight + 1}
@@ -226,9 +226,7 @@ def test_a_line_for_each_value(swept: Study, tmp_path: Path) -> None:
 def test_many_values_are_averaged_and_it_is_said(tmp_path: Path) -> None:
     rates = np.geomspace(1e-4, 1e-2, 12)
     rows = frame(*(configured(learning_rate=rate) for rate in rates), fid=np.arange(12.0), weight=[0.1, 1.0] * 6)
-    rows = rows.assign(
-        probe_accuracy=0.5, model="vae", prior="normal", status="done", data="d", fid_features="f", seed=0
-    )
+    rows = rows.assign(probe_codes=0.5, model="vae", prior="normal", status="done", data="d", fid_features="f", seed=0)
     found = front(rows)
     assert {*sweep(found.points, "fid")["line"]} == {"normal"}
     figure = FIGURES["weights_fid"].static(found, tmp_path)

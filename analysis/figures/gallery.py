@@ -81,7 +81,7 @@ FIGURES: Mapping[str, Kind] = MappingProxyType(
             planes.interactive_rate_distortion,
         ),
         "weights_fid": _weights("fid", "FID against the restriction's weight"),
-        "weights_probe_accuracy": _weights("probe_accuracy", "Probe accuracy against the restriction's weight"),
+        "weights_probe_codes": _weights("probe_codes", "Probe accuracy against the restriction's weight"),
         "weights_mi_noised": _weights("mi_noised", "Mutual information against the restriction's weight"),
         "weights_restriction": _weights("restriction", "What the restriction costs, against its weight"),
         "parallel": Kind(

@@ -30,7 +30,7 @@ _PARALLEL = {
     "mi_lower": "information,\nlower bound",
     "active_units": "active\nunits",
     "fid": "FID",
-    "probe_accuracy": "probe\naccuracy",
+    "probe_codes": "probe\naccuracy",
 }
 # Tol 2021, "muted" and a grey
 _CLASSES = (
@@ -208,7 +208,7 @@ def _headline(row: Mapping[Any, Any], front: Front) -> str:
     return f"{short(str(row['model']), 16)}, {short(str(row.get('prior')), 12)}{marks}\n{setting}\n{short(values, 34)}"
 
 
-_SHORT = {"probe_accuracy": "probe", "fid": "FID", "mi": "MI"}
+_SHORT = {"probe_codes": "probe", "fid": "FID", "mi": "MI"}
 
 
 def static_samples(front: Front, run: Path, rows: pd.DataFrame | None = None) -> Figure | None:
@@ -306,7 +306,7 @@ _COURSE = {
     "likelihood and restriction (nats)": ("likelihood", "restriction"),
     "information (nats)": ("mi_q", "mi_noised", "mi_lower"),
     "FID": ("fid", "fid_expost", "fid_floor"),
-    "probe accuracy": ("probe_accuracy", "probe_knn"),
+    "probe accuracy": ("probe_codes", "knn_codes"),
 }
 
 

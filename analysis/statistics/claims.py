@@ -181,20 +181,20 @@ def _verdict(effect: Effect) -> Verdict:
 
 _TRADE_OFF = "better FID, lower probe accuracy"
 _CLAIMS: tuple[tuple[str, str, Measure], ...] = (
-    ("a_overall", _TRADE_OFF, rank("fid", "probe_accuracy")),
-    ("a_within", f"{_TRADE_OFF}, within a model", rank("fid", "probe_accuracy", "model")),
+    ("a_overall", _TRADE_OFF, rank("fid", "probe_codes")),
+    ("a_within", f"{_TRADE_OFF}, within a model", rank("fid", "probe_codes", "model")),
     ("a_front", f"{_TRADE_OFF}, on the front", along_front()),
     ("a_fronts", f"{_TRADE_OFF}, on each model's front", along_front("model")),
     ("b_likelihood", "latent keeps more MI than posterior at equal likelihood", matched("likelihood_x")),
     ("b_fid", "latent keeps more MI than posterior at equal FID", matched("fid")),
     ("c_generation", "VAE generates better than WAE", better("fid", VAE, WAE)),
-    ("c_representation", "WAE represents better than VAE", better("probe_accuracy", WAE, VAE)),
+    ("c_representation", "WAE represents better than VAE", better("probe_codes", WAE, VAE)),
     ("d_generation", "GAN-side models generate best", better("fid", GAN, *OTHERS)),
-    ("d_representation", "GAN-side models represent worst", better("probe_accuracy", GAN, *OTHERS, worst=True)),
-    ("e_overall", "MI ranks probe accuracy", rank("mi_noised", "probe_accuracy")),
-    ("e_within", "MI ranks probe accuracy, within a model", rank("mi_noised", "probe_accuracy", "model")),
-    ("f_remains", "(a) remains under ex-post sampling", rank("fid_expost", "probe_accuracy")),
-    ("f_remains_within", "(a) remains, within a model", rank("fid_expost", "probe_accuracy", "model")),
+    ("d_representation", "GAN-side models represent worst", better("probe_codes", GAN, *OTHERS, worst=True)),
+    ("e_overall", "MI ranks probe accuracy", rank("mi_noised", "probe_codes")),
+    ("e_within", "MI ranks probe accuracy, within a model", rank("mi_noised", "probe_codes", "model")),
+    ("f_remains", "(a) remains under ex-post sampling", rank("fid_expost", "probe_codes")),
+    ("f_remains_within", "(a) remains, within a model", rank("fid_expost", "probe_codes", "model")),
     ("f_mismatch", "prior mismatch adds to (a)", mismatch()),
     ("f_mismatch_within", "prior mismatch adds to (a), within a model", mismatch("model")),
 )

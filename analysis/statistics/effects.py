@@ -17,7 +17,7 @@ from gimtune.results.varied import parameters, varied
 #: Configurations that an effect needs; in a comparison of two groups, each of them.
 FEWEST = 5
 #: What is measured of a configuration, on both splits.
-MEASURED = ("fid", "fid_expost", "probe_accuracy", "mi_noised", "mi_lower", "likelihood_x")
+MEASURED = ("fid", "fid_expost", "probe_codes", "mi_noised", "mi_lower", "likelihood_x")
 #: What it is: pairs are among those that agree in some of these.
 LABELS = ("data", "fid_features", "model", "likelihood_name", "prior", "latent_dim", "network")
 
@@ -52,9 +52,9 @@ class Fold(NamedTuple):
     """Means over some seeds that choose a front, on the validation split, and those of others that are measured."""
 
     fid: np.ndarray
-    probe_accuracy: np.ndarray
+    probe_codes: np.ndarray
     measured_fid: np.ndarray
-    measured_probe_accuracy: np.ndarray
+    measured_probe_codes: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -64,11 +64,9 @@ def mismatch(*within: str) -> Measure:
     """By how much ex-post sampling lowers the rank correlation, on configurations that have both distances."""
 
     def of(study: Configurations) -> Answer:
-        study.require("fid", "fid_expost", "probe_accuracy")
+        study.require("fid", "fid_expost", "probe_codes")
         among = study.same(*within)
-        known = np.where(
-            np.isfinite(study["fid"]) & np.isfinite(study["fid_expost"]), study["probe_accuracy"], math.nan
-        )
+        known = np.where(np.isfinite(study["fid"]) & np.isfinite(study["fid_expost"]), study["probe_codes"], math.nan)
         prior, expost = (kendall(study[x], known, among) for x in ("fid", "fid_expost"))
         used = prior.used | expost.used
         effect = study.effect(lambda w: prior.ratio(w) - expost.ratio(w), study.freedom(used, *within))
@@ -88,15 +86,15 @@ def along_front(*within: str) -> Measure:
     """
 
     def of(study: Configurations) -> Answer:
-        study.require("fid", "probe_accuracy")
+        study.require("fid", "probe_codes")
         if not study.folds:
             raise Unmeasured("one seed and one split: a front trades off by construction on what chose it")
         among, parts = study.same(*within), []
         for fold in study.folds:
-            no_worse = (difference(fold.fid) <= 0) & (difference(fold.probe_accuracy) >= 0) & among
-            known = np.where(np.isfinite(fold.fid) & np.isfinite(fold.probe_accuracy), fold.measured_fid, math.nan)
+            no_worse = (difference(fold.fid) <= 0) & (difference(fold.probe_codes) >= 0) & among
+            known = np.where(np.isfinite(fold.fid) & np.isfinite(fold.probe_codes), fold.measured_fid, math.nan)
             dominates = (no_worse & ~no_worse.T).astype(np.float32)
-            parts.append((dominates, kendall(known, fold.measured_probe_accuracy, among)))
+            parts.append((dominates, kendall(known, fold.measured_probe_codes, among)))
 
         def statistic(weights: np.ndarray) -> np.ndarray:
             sums = (
@@ -115,7 +113,7 @@ def along_front(*within: str) -> Measure:
         return effect, used, f"tau {effect} on fronts of {int(used.sum())} configurations in all; {how}"
 
     of_each = f" of each {within[0]}" if within else ""
-    return Measure(f"Kendall's tau of fid and probe_accuracy along the front{of_each}", "-1 to 1", of)
+    return Measure(f"Kendall's tau of fid and probe_codes along the front{of_each}", "-1 to 1", of)
 
 
 class Family(NamedTuple):

@@ -62,7 +62,7 @@ show("rate_distortion")
 show("weights_fid")
 
 # %%
-show("weights_probe_accuracy")
+show("weights_probe_codes")
 
 # %%
 show("weights_mi_noised")

@@ -57,7 +57,7 @@ def fit(codes: Codes, labels: Labels, seed: int = 0) -> Probes:
         return Probes(linear(strength).fit(codes, labels), neighbours.fit(codes, labels), strength)  # type: ignore[attr-defined]
 
 
-@metric(METRICS["probe_accuracy"], METRICS["probe_knn"])
+@metric(METRICS["probe_codes"], METRICS["knn_codes"])
 def probes(view: View) -> dict[str, Estimate]:
     """Accuracy of both on the split's posterior means, fitted to those of training images."""
 
@@ -67,7 +67,7 @@ def probes(view: View) -> dict[str, Estimate]:
         except ValueError as error:
             return str(error).splitlines()[0]
 
-    keys = ("probe_accuracy", "probe_knn")
+    keys = ("probe_codes", "knn_codes")
     both = view.once("probes", fitted)
     if isinstance(both, str):
         return dict.fromkeys(keys, undefined(both))

@@ -15,7 +15,7 @@ import pandas as pd
 from gimtune.results.store import reasons
 from gimtune.vocabulary import METRICS, Direction, Status
 
-OBJECTIVES: Mapping[str, str] = MappingProxyType({"fid": "min", "probe_accuracy": "max"})
+OBJECTIVES: Mapping[str, str] = MappingProxyType({"fid": "min", "probe_codes": "max"})
 
 _FEATURES = frozenset(key for key, metric in METRICS.items() if metric.unit == "features^2")
 #: Products of numbers beyond it would be infinite.
@@ -164,7 +164,7 @@ def contributions(front: Front) -> pd.DataFrame:
         - ``knee``: the row furthest from the plane through the corners of the front's range, on the side of the ideal
           point (Das 1999); the first of equals, and none where no row lies on that side.
 
-    >>> trials = pd.DataFrame({"fid": [1.0, 2.0, 9.0], "probe_accuracy": [0.1, 0.8, 0.9]})
+    >>> trials = pd.DataFrame({"fid": [1.0, 2.0, 9.0], "probe_codes": [0.1, 0.8, 0.9]})
     >>> contributions(front(trials.assign(status="done", data="digits", fid_features="classifier")))["knee"].tolist()
     [False, True, False]
     """

@@ -20,9 +20,9 @@ import pandas as pd
 
 from gimtune.vocabulary import ENDED, IDENTITY, METRICS, PROGRESS, PROTOCOL, Member, Status
 
-FORMAT = 4
+FORMAT = 5
 #: Formats that are read and no longer written, with the columns of a member that they lack.
-EARLIER: Mapping[str, tuple[str, ...]] = MappingProxyType({"3": ("assignment",)})
+EARLIER: Mapping[str, tuple[str, ...]] = MappingProxyType({"3": ("assignment",), "4": ()})
 Value = float | int | str | bool | None
 Row = Mapping[str, Value]
 
@@ -65,7 +65,8 @@ class Store:
         if found.get("format") not in readable:
             self._db.close()
             verb = "goes on with" if create else "reads"
-            raise ValueError(f"{path}: format {found.get('format')!r}; this version {verb} {' and '.join(readable)}")
+            known = " and ".join(filter(None, (", ".join(readable[:-1]), readable[-1])))
+            raise ValueError(f"{path}: format {found.get('format')!r}; this version {verb} {known}")
         self.meta: dict[str, str] = found
         self._columns = {table: self._known(table) for table in ("trials", "reports")}
 

@@ -65,14 +65,14 @@ class Rungs:
     Raises:
         ValueError: an option out of its range; the message names its key, the value and what is allowed.
 
-    >>> rungs = Rungs({"fid": "min", "probe_accuracy": "max"}, max_epochs=20, grace=2)
+    >>> rungs = Rungs({"fid": "min", "probe_codes": "max"}, max_epochs=20, grace=2)
     >>> rungs.epochs
     (2, 6, 18)
-    >>> rungs.report("a", 2, {"fid": 9.0, "probe_accuracy": 0.8})
+    >>> rungs.report("a", 2, {"fid": 9.0, "probe_codes": 0.8})
     True
-    >>> rungs.report("b", 2, {"fid": 10.0, "probe_accuracy": 0.7})
+    >>> rungs.report("b", 2, {"fid": 10.0, "probe_codes": 0.7})
     False
-    >>> rungs.report("c", 2, {"fid": 11.0, "probe_accuracy": 0.9})
+    >>> rungs.report("c", 2, {"fid": 11.0, "probe_codes": 0.9})
     True
     """
 
