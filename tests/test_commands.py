@@ -83,6 +83,7 @@ def test_a_wheel_of_the_source_archive_is_the_same(tmp_path):
         assert sorted(of_archive.namelist()) == sorted(of_tree.namelist())
 
 
+@pytest.mark.slow
 def test_modules_where_the_user_stands_do_not_matter(tmp_path):
     for name in ("analysis", "studies"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")

@@ -75,6 +75,7 @@ def stand(tmp_path, site):
     return tmp_path, run
 
 
+@pytest.mark.slow
 def test_an_installed_package_brings_its_parts(stand):
     folder, run = stand
     assert "all checked" in run(

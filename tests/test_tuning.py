@@ -187,6 +187,7 @@ def test_a_killed_driver_goes_on_where_it_was(undisturbed, drive, tmp_path):
     check_same(run, only_run(undisturbed))
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_says_how_to_go_on_and_does(undisturbed, drive, tmp_path):
     driver = drive(tmp_path, *STUDY, "ray.dashboard=false")
     until(driver, tmp_path, 4)
