@@ -10,6 +10,8 @@ import re
 from typing import Any
 
 from gimtune import parts
+from gimtune.algebra.priors import PRIORS
+from gimtune.results.equal import formula, one_curve
 from gimtune.vocabulary import IDENTITY, METRICS, PROGRESS, PROTOCOL, Match, Model, Side, Weighted
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -135,3 +137,39 @@ _ALL = (
 
 for _model in _ALL:
     MODELS.register(_model)
+
+
+def fixed_likelihood(model: Model) -> str | None:
+    """The likelihood that no study replaces, since it is what the model is: a critic's features, a pair's cycles."""
+    return model.likelihood if model.likelihood == "features" or model.prior else None
+
+
+def classes(likelihood: str | None = None, encoder: str | None = None) -> list[tuple[str, ...]]:
+    """The models, those of equal objectives together: one curve over the weight, up to its scale.
+
+    Args:
+        likelihood: that a study forces on all that can take it, or ``None`` for each model's own, else Bernoulli.
+        encoder: likewise of q(z|x), or ``None`` for each model's own.
+
+    >>> [together for together in classes("bernoulli") if len(together) > 1]
+    [('vae', 'beta_vae'), ('infogan', 'aim')]
+    """
+    sizes = {"latent_dim": 8, "pixels": 64}
+    formulas = {
+        name: [
+            formula(
+                {
+                    "side": str(model.side),
+                    "likelihood": fixed_likelihood(model) or likelihood or model.likelihood or "bernoulli",
+                    "encoder": (PRIORS[model.prior].encoder if model.prior else None) or encoder or model.encoder,
+                    "restrictions": [
+                        (str(term.match), term.divergence, weight)
+                        for term, weight in zip(model.restrictions, model.weights(1.0, **sizes), strict=True)
+                    ],
+                }
+            )
+        ]
+        for name, model in MODELS.items()
+    }
+    joined = one_curve(formulas)
+    return [tuple(n for n in joined if joined[n] == text) for text in dict.fromkeys(joined.values())]

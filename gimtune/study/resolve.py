@@ -20,7 +20,7 @@ import numpy as np
 from gimtune import data, networks, parts
 from gimtune.algebra.encoders import ENCODERS, choices, make_encoder
 from gimtune.algebra.likelihoods import LIKELIHOODS
-from gimtune.algebra.models import MODELS
+from gimtune.algebra.models import MODELS, fixed_likelihood
 from gimtune.algebra.priors import PRIORS, Prior, make_prior
 from gimtune.algebra.restrictions import RESTRICTIONS, refuses
 from gimtune.data import DATASETS
@@ -294,9 +294,9 @@ def _first(*found: Any) -> Any:
 
 
 def _likelihood(config: Config, model: Model, values: Mapping[str, Any]) -> str:
-    # a critic's features, or the cycles of a pair of domains, are what the model is: no study replaces them
-    fixed = model.likelihood if model.likelihood == "features" or model.prior else None
-    likelihood = fixed or _first(values.get("likelihood"), config.likelihood, model.likelihood, "bernoulli")
+    likelihood = fixed_likelihood(model) or _first(
+        values.get("likelihood"), config.likelihood, model.likelihood, "bernoulli"
+    )
     if not isinstance(likelihood, str) or likelihood not in LIKELIHOODS:
         key = "likelihood" if values.get("likelihood") is None else "space.likelihood"
         raise ConfigError(f"{key}={likelihood}: allowed are {', '.join(LIKELIHOODS)}")
