@@ -171,8 +171,8 @@ class Measurement:
             values["fid_expost"] = frechet(self.features(expost), reference)
             values["fid_floor"] = frechet(self.features(floor), reference)
             seen = mu.double().numpy()
-            values["probe_codes"] = float(probe.score(seen, self.labels[split]))
-            values["knn_codes"] = float(neighbours.score(seen, self.labels[split]))
+            values["probe_means"] = float(probe.score(seen, self.labels[split]))
+            values["knn_means"] = float(neighbours.score(seen, self.labels[split]))
             row |= {f"test_{k}" if split == "test" else k: v for k, v in values.items()}
         return row
 

@@ -255,8 +255,10 @@ _metrics: dict[str, Metric] = {
         Metric("fid_expost", _MIN, "features^2", "the same, codes from a fitted mixture", "Ghosh et al. 2020"),
         Metric("recon_fid", _MIN, "features^2", "the same for reconstructions of the split", "Heusel et al. 2017"),
         Metric("fid_floor", _NONE, "features^2", "the same for as many training images"),
-        Metric("probe_codes", _MAX, "fraction", "logistic regression on posterior means", "Alain & Bengio 2016"),
-        Metric("knn_codes", _MAX, "fraction", "5 nearest neighbours on posterior means"),
+        Metric("probe_codes", _MAX, "fraction", "logistic regression on z ~ q(z|x)", "Alain & Bengio 2016", True),
+        Metric("probe_means", _MAX, "fraction", "logistic regression on posterior means", "Alain & Bengio 2016", True),
+        Metric("knn_codes", _MAX, "fraction", "5 nearest neighbours on codes z ~ q(z|x)"),
+        Metric("knn_means", _MAX, "fraction", "5 nearest neighbours on posterior means"),
     )
 }
 #: Every metric that is known: those that we measure, and those of plug-ins and of runs that were read.

@@ -83,6 +83,23 @@ def test_the_information_estimates_bracket(small, pack):
     assert row["mi_noised"] < row["mi_q"]
 
 
+@pytest.mark.parametrize(("information", "flagged"), [(0.0, True), (0.5, True), (5.0, False), (math.nan, False)])
+def test_accuracy_on_codes_above_fanos_bound_is_flagged(small, pack, monkeypatch, information, flagged):
+    view = small.view(pack.objective, pack.one(0), pack.members[0], "validation")
+    assert view.value("probe_codes") > 0.6
+    assert not view.estimate("probe_codes").flag
+    view = small.view(pack.objective, pack.one(0), pack.members[0], "validation")
+    monkeypatch.setattr(view, "value", {"mi_q": information}.__getitem__)
+    assert ("Fano" in view.estimate("probe_codes").flag) == flagged
+
+
+def test_codes_of_a_deterministic_encoder_are_its_means(small):
+    one = Pack([member("ae", encoder="deterministic")], small.data)
+    row = small.row(one, 0, ("validation",))
+    assert (row["probe_codes"], row["probe_codes_se"]) == (row["probe_means"], row["probe_means_se"])
+    assert row["knn_codes"] == row["knn_means"]
+
+
 def test_the_floor_compares_training_images(small, pack):
     row = measured(pack, small, ("validation",))
     assert 0 < row["fid_floor"] < row["fid"]

@@ -306,7 +306,7 @@ _COURSE = {
     "likelihood and restriction (nats)": ("likelihood", "restriction"),
     "information (nats)": ("mi_q", "mi_noised", "mi_lower"),
     "FID": ("fid", "fid_expost", "fid_floor"),
-    "probe accuracy": ("probe_codes", "knn_codes"),
+    "probe accuracy": ("probe_codes", "probe_means", "knn_codes", "knn_means"),
 }
 
 

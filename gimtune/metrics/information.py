@@ -126,7 +126,7 @@ def of_inference(view: View) -> dict[str, Estimate]:
             "mi_lower": Estimate(index_code(mu, sigma, z)),
         }
     if encoder.no_entropy is None:
-        codes = torch.stack([view.drawn(f"draw {i}").z for i in range(_CODES_EACH)])
+        codes = torch.stack([view.codes(view.split, 1 + i) for i in range(_CODES_EACH)])
         return {
             "mi_q": Estimate(
                 of_samples(codes),

@@ -99,9 +99,9 @@ class View:
         """Means and deviations of q(z|x) of all images of the split, and one code each, (n, d)."""
         return self.drawn()
 
-    def drawn(self, stream: str = "evaluation", count: int | None = None) -> Posterior:
-        """The same with codes of another draw, of the first ``count`` images."""
-        return self.encoded(self.split, slice(count), stream)
+    def drawn(self, count: int | None = None) -> Posterior:
+        """The same of the first ``count`` images."""
+        return self.encoded(self.split, slice(count))
 
     @cached_property
     def prior_codes(self) -> Tensor:
@@ -156,6 +156,21 @@ class View:
         return order[: self.member.metrics["probe_samples"]].sort().values
 
     # What can be done with the member
+
+    def codes(self, split: str, draw: int) -> Tensor:
+        """Codes z ~ q(z|x), (n, d), of a split's images, or of the training images that probes are fitted to.
+
+        Draw 0 is that of `posterior` and `training`; any other of a Gaussian encoder needs no network.
+        """
+        first = self.training if split == "train" else self.posterior
+        if draw == 0 or not self.encoder.varies:
+            return first.z
+        stream = f"draw {draw}"
+        if not self.encoder.gaussian:
+            index = self._training_index.to(self.data.device) if split == "train" else slice(None)
+            return self.encoded(split, index, stream).z
+        source = generator(self.data.device, self.member.seed, stream, split)
+        return first.mu + first.sigma * torch.randn(first.mu.shape, generator=source, device=first.mu.device)
 
     def encoded(self, split: str, index: slice | Tensor, stream: str = "evaluation") -> Posterior:
         """Posteriors of images of a split, and one code each, by a stream of noise of the member's."""

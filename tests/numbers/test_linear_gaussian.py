@@ -20,7 +20,7 @@ from gimtune.algebra.likelihoods import Gaussian
 from gimtune.algebra.objective import Constants, Objective
 from gimtune.algebra.priors import make_prior
 from gimtune.data import Dataset
-from gimtune.metrics import Evaluation, frechet
+from gimtune.metrics import Evaluation, frechet, probe
 from gimtune.metrics import information as mi
 
 PIXELS, LATENT = 4, 2
@@ -284,6 +284,41 @@ def test_rows_of_the_evaluation(measured, split, prefix):
     expected += 0.5 * PIXELS * math.log(2 * math.pi * V)
     variance = 4 * ((residual @ spread) ** 2).sum(1).mean() + 2 * np.trace((spread.T @ spread) @ (spread.T @ spread))
     assert abs(-values["likelihood_x"] - expected) < 3 * math.sqrt(variance / len(x)) / (2 * V)
+
+
+@pytest.mark.parametrize("widen", [1.0, 3.0, 12.0])
+def test_probes_reach_the_bayes_accuracy_and_no_more(widen):
+    # two classes that differ in their mean x: of codes z the best accuracy is Phi(|Z^-1/2 A s|), s half the difference
+    rng = np.random.default_rng(4)
+    shift = np.array([0.5, -0.4, 0.3, 0.2])
+    labels = {split: rng.integers(0, 2, n) for split, n in (("train", 4000), ("validation", 5000), ("test", 1000))}
+    root = np.linalg.cholesky(X)
+    pictures = {
+        split: np.clip(128 + 20 * (rng.normal(size=(len(y), PIXELS)) @ root.T + np.outer(2 * y - 1, shift)), 0, 255)
+        for split, y in labels.items()
+    }
+    # a level of grey is .02: its rounding has a ten-thousandth of the variance of X
+    pictures = {split: a.round().astype(np.uint8).reshape(-1, 1, 2, 2) for split, a in pictures.items()}
+    evaluation = Evaluation(Dataset("bytes", pictures, labels, 20.0, ""), PixelFeatures(), torch.device("cpu"))
+    one, objective, parameters, _ = world(sigma=widen * SIGMA)
+    parameters["encoder"]["1.bias"][:LATENT] -= torch.from_numpy(A.sum(1)) * 128 / 20
+    single = {module: {k: v.float() for k, v in values.items()} for module, values in parameters.items()}
+    view = evaluation.view(objective, single, one, "validation")
+    best = {}
+    for name, covariance in (("probe_codes", A @ X @ A.T + widen**2 * S), ("probe_means", A @ X @ A.T)):
+        distance = math.sqrt(shift @ A.T @ np.linalg.solve(covariance, A @ shift))
+        best[name] = 0.5 * (1 + math.erf(distance / math.sqrt(2)))
+        found = view.estimate(name)
+        # the fit on 4,000 codes costs about (d + 1) / (2 x 4,000) of the likelihood, which is far below the error
+        assert abs(found.value - best[name]) < 3 * found.error, name
+        assert found.error < 0.01
+        assert not found.flag
+    # means know what codes do not hold; only codes obey the bound by the information that codes hold
+    assert best["probe_means"] > best["probe_codes"]
+    bound = probe.fano(0.5 * (logdet(A @ X @ A.T + widen**2 * S) - logdet(widen**2 * S)), labels["validation"])
+    assert best["probe_codes"] < bound
+    if widen == 12.0:
+        assert best["probe_means"] > bound + 0.1
 
 
 @pytest.mark.parametrize(("split", "prefix"), [("validation", ""), ("test", "test_")])

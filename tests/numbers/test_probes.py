@@ -23,25 +23,26 @@ def labels_of(rng, count=COUNT):
 
 def test_labels_as_codes_are_read_without_error(rng):
     train, test = labels_of(rng), labels_of(rng)
-    fitted = probe.fit(np.eye(CLASSES)[train], train)
-    assert fitted.score(np.eye(CLASSES)[test], test) == (1.0, 1.0)
+    fitted = probe.fit(np.eye(CLASSES)[train][None], train)
+    assert fitted.score(np.eye(CLASSES)[test][None], test) == (1.0, 0.0, 1.0)
 
 
 def test_separable_clusters_are_read_without_error(rng):
     centres = 20 * rng.normal(size=(CLASSES, 8))
     train, test = labels_of(rng), labels_of(rng)
-    fitted = probe.fit(centres[train] + rng.normal(size=(COUNT, 8)), train)
-    assert fitted.score(centres[test] + rng.normal(size=(COUNT, 8)), test) == (1.0, 1.0)
+    fitted = probe.fit(centres[train] + rng.normal(size=(2, COUNT, 8)), train)
+    assert fitted.score(centres[test] + rng.normal(size=(2, COUNT, 8)), test) == (1.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_is_read_at_chance(seed):
     rng = np.random.default_rng(seed)
     train, test = labels_of(rng), labels_of(rng)
-    fitted = probe.fit(rng.normal(size=(COUNT, 8)), train)
+    fitted = probe.fit(rng.normal(size=(1, COUNT, 8)), train)
     # whatever it guesses, each guess is right with probability 1/10: ten comparisons at 99.95 % each
     low, high = stats.binom.interval(0.9995, COUNT, 1 / CLASSES)
-    for accuracy in fitted.score(rng.normal(size=(COUNT, 8)), test):
+    scores = fitted.score(rng.normal(size=(1, COUNT, 8)), test)
+    for accuracy in (scores.linear, scores.neighbours):
         assert low <= accuracy * COUNT <= high
 
 
@@ -50,9 +51,9 @@ def test_codes_are_standardised(rng):
     train, test = labels_of(rng), labels_of(rng)
 
     def codes(labels):
-        return np.column_stack([1e-4 * np.eye(CLASSES)[labels], 1e4 + 1e4 * rng.normal(size=(len(labels), 1))])
+        return np.column_stack([1e-4 * np.eye(CLASSES)[labels], 1e4 + 1e4 * rng.normal(size=(len(labels), 1))])[None]
 
-    linear, neighbours = probe.fit(codes(train), train).score(codes(test), test)
+    linear, _, neighbours = probe.fit(codes(train), train).score(codes(test), test)
     assert linear == 1.0
     assert neighbours > 0.99  # one dimension of noise among eleven of unit variance
 
@@ -61,43 +62,82 @@ def test_the_strength_is_chosen_on_the_training_codes_alone(rng):
     # labels that only a strong regularisation survives: few codes, many dimensions, little signal
     signal = rng.normal(size=(CLASSES, 60))
     train = labels_of(rng, 200)
-    codes = signal[train] * 0.25 + rng.normal(size=(200, 60))
+    codes = signal[train] * 0.25 + rng.normal(size=(1, 200, 60))
     fitted = probe.fit(codes, train)
     before = fitted.strength
     assert before < max(probe.STRENGTHS)
     # the split that is scored is given to `score` only, which changes nothing
-    first = fitted.score(codes[:100], train[:100])
-    fitted.score(rng.normal(size=(500, 60)), labels_of(rng, 500))
-    assert fitted.score(codes[:100], train[:100]) == first
+    first = fitted.score(codes[:, :100], train[:100])
+    fitted.score(rng.normal(size=(1, 500, 60)), labels_of(rng, 500))
+    assert fitted.score(codes[:, :100], train[:100]) == first
     assert fitted.strength == before
 
 
 def test_the_strength_is_the_best_on_the_part_kept_aside(rng):
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     train = labels_of(rng, 400)
     codes = rng.normal(size=(CLASSES, 30))[train] * 0.5 + rng.normal(size=(400, 30))
-    a, b, la, lb = train_test_split(codes, train, test_size=0.2, random_state=0, stratify=train)
-    scores = {
-        s: make_pipeline(StandardScaler(), LogisticRegression(C=s, max_iter=1000)).fit(a, la).score(b, lb)
-        for s in probe.STRENGTHS
-    }
-    assert probe.fit(codes, train).strength == max(scores, key=scores.get)
+    order = np.random.default_rng(0).permutation(400)
+    standardised = StandardScaler().fit_transform(codes)
+    a, b, la, lb = train_test_split(
+        standardised[order], train[order], test_size=0.2, random_state=0, stratify=train[order]
+    )
+    scores = {s: LogisticRegression(C=s, max_iter=1000).fit(a, la).score(b, lb) for s in probe.STRENGTHS}
+    assert probe.fit(codes[None], train).strength == max(scores, key=scores.get)
+
+
+@pytest.mark.parametrize("dims", [4, 30])
+def test_a_fit_that_starts_at_another_is_the_same_as_from_nothing(rng, dims):
+    # both ways to the optimum: Newton's steps of few coefficients, a quasi-Newton method's of many
+    from sklearn.linear_model import LogisticRegression
+
+    train = labels_of(rng)
+    codes = rng.normal(size=(CLASSES, dims))[train] * 0.7 + rng.normal(size=(3, COUNT, dims))
+    fitted = probe.fit(codes, train)
+    for z, warm in zip((codes - fitted.mean) / fitted.scale, fitted.linear, strict=True):
+        cold = LogisticRegression(C=fitted.strength, max_iter=10_000, tol=1e-8).fit(z, train)
+        # convergence is asked for to 1e-4 of the gradient
+        assert np.abs(warm.predict_proba(z) - cold.predict_proba(z)).max() < 5e-3
+
+
+@pytest.mark.parametrize(("of_image", "of_draw", "of_both"), [(1.0, 0.0, 1.0), (1.0, 0.5, 0.3), (0.2, 0.0, 1.0)])
+def test_the_standard_error_covers_images_and_draws(rng, of_image, of_draw, of_both):
+    # crossed effects of known variance: the mean of the estimated variances is the true one, or a little more since the
+    # draws' own variance is not taken for negative
+    found, means = [], []
+    for _ in range(2000):
+        values = of_image * rng.normal(size=30) + of_draw * rng.normal(size=(5, 1)) + of_both * rng.normal(size=(5, 30))
+        found.append(probe.standard_error(values) ** 2)
+        means.append(values.mean())
+    known = of_image**2 / 30 + of_draw**2 / 5 + of_both**2 / 150
+    assert 0.95 * known < np.mean(found) < 1.25 * known
+    assert np.var(means) == pytest.approx(known, rel=0.15)
+
+
+def test_fano_bounds_what_is_known():
+    labels = np.repeat(np.arange(10), 7)
+    assert probe.fano(0.0, labels) == pytest.approx(0.1, abs=1e-6)
+    assert probe.fano(math.log(10), labels) == 1.0
+    # a channel that is symmetric attains the bound: right with probability a, any of the others with (1 - a) / 9
+    for accuracy in (0.2, 0.5, 0.9, 0.99):
+        wrong = (1 - accuracy) / 9
+        information = math.log(10) + accuracy * math.log(accuracy) + 9 * wrong * math.log(wrong)
+        assert probe.fano(information, labels) == pytest.approx(accuracy, abs=1e-9)
 
 
 def test_the_same_codes_give_the_same_scores(rng):
     train, test = labels_of(rng), labels_of(rng)
-    codes, others = rng.normal(size=(2, COUNT, 4)) + np.stack([train, test])[..., None] * 0.2
+    codes, others = rng.normal(size=(2, 2, COUNT, 4)) + np.stack([train, test])[:, None, :, None] * 0.2
     assert probe.fit(codes, train).score(others, test) == probe.fit(codes, train).score(others, test)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_codes_that_are_not_finite_are_refused(rng, value):
-    codes = rng.normal(size=(100, 2))
-    codes[3, 1] = value
+    codes = rng.normal(size=(1, 100, 2))
+    codes[0, 3, 1] = value
     with pytest.raises(ValueError, match=r"NaN|infinity"):
         probe.fit(codes, labels_of(rng, 100))
 
