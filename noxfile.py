@@ -40,7 +40,7 @@ def dry_run(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """The same by the wheel, which is not the checkout: studies and analysis must be found in it."""
+    """The same by the wheel, which is not the checkout: studies, analysis and weights must be found in it."""
     with tempfile.TemporaryDirectory() as folder:
         installed = Path(folder) / "installed"
         session.run(
@@ -54,6 +54,9 @@ def wheel(session: nox.Session) -> None:
             where = session.run("python", "-c", "import gimtune; print(gimtune.__file__)", env=env, silent=True)
             if Path(str(where).strip()).parent != installed / "gimtune":
                 session.error(f"the wheel is at {installed}, and Python takes {where}")
+            weights = {file.name for file in (ROOT / "gimtune" / "metrics" / "weights").iterdir()}
+            if weights != {file.name for file in (installed / "gimtune" / "metrics" / "weights").iterdir()}:
+                session.error("the wheel lacks the weights of feature networks")
             session.run(command, "study=tradeoff", "dry_run=true", env=env, external=True)
             session.run(command, "analysis", "--help", env=env, external=True)
 

@@ -32,7 +32,7 @@ import psutil
 from rich.console import Console
 
 from gimtune import tuning  # noqa: F401 - sets Ray's switches before Ray reads them
-from gimtune.metrics import features
+from gimtune.metrics import lenet
 
 # isort: split
 from gimtune import analysis, data
@@ -89,7 +89,7 @@ def measure(members: int, folder: Path) -> dict[str, float]:
     recorder.Recorder, trainable.GimTrial = Timed, Idle  # type: ignore[misc]
     stated = ["study=search", "models=[wae_mmd]", "resources.members=1", "ray.dashboard=false"]
     config = load([*stated, f"search.trials={members}", f"storage_path={folder}"])
-    features.provide(data.load("digits"), cache(), folder / "features")
+    lenet.provide(data.load("digits"), cache(), folder / "features")
     marks: dict[str, float] = {}
     connect = launch._run_and_annotate
 

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from gimtune import tuning  # noqa: F401 - sets Ray's switches before Ray reads them
-from gimtune.metrics import features
+from gimtune.metrics.lenet import classifier, provide
 from gimtune.study import composition
 
 # isort: split
@@ -217,7 +217,7 @@ def by_hand(config: dict[str, Any], data: Dataset) -> None:
     loader = DataLoader(pictures, batch_size=BATCH, shuffle=True, num_workers=0)
     model = Vae(math.prod(data.image))
     optimiser = torch.optim.Adam(model.parameters(), lr=RATE)
-    lenet = features.classifier(data, Path(config["features"]), torch.device("cpu"))
+    lenet = classifier(data, Path(config["features"]), torch.device("cpu"))
     measure = Measurement(model, images, dict(data.labels), lenet)
     for epoch in range(1, config["epochs"] + 1):
         started = time.perf_counter()
@@ -305,13 +305,13 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {"gimtune": [], **{f"hand {loader}": [] for loader in arguments.loaders}}
     with tempfile.TemporaryDirectory() as folder:
         features = Path(folder) / "features"
-        features.provide(data, cache(), features)
+        provide(data, cache(), features)
         with connected(settings, sum(array.nbytes for array in data.images.values())):
             for turn in range(arguments.repeats):
                 for name, results in found.items():
                     run = Path(folder) / f"{name.replace(' ', '-')}-{turn}"
                     if name == "gimtune":
-                        features.provide(data, features, run / "features")
+                        provide(data, features, run / "features")
                         pack = {"members": [member.to_json()], "trials": [member.trial], "name": member.trial}
                         space: dict[str, Any] = {"pack": {**pack, "folder": str(run), "cpu": 1.0, "gpu": 0.0}}
                         trainable = tune.with_parameters(Timed, data=data)

@@ -31,7 +31,7 @@ from gimtune.algebra.objective import Objective
 from gimtune.algebra.priors import PRIORS, make_prior
 from gimtune.algebra.restrictions import RESTRICTIONS, refuses
 from gimtune.metrics import FEATURES, MEASURES, Evaluation
-from gimtune.metrics.features import LeNet
+from gimtune.metrics.lenet import LeNet
 from gimtune.networks import NETWORKS, check, initial, seeded
 from gimtune.training import Pack
 from gimtune.vocabulary import Match, Member, Side

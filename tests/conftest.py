@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gimtune import data, tuning  # noqa: F401 - tuning sets the other switches of Ray
-from gimtune.metrics import Evaluation, features
+from gimtune.metrics import Evaluation, lenet
 
 torch.set_num_threads(1)
 # the same examples in every run, and no limit on an example's time on a busy machine
@@ -28,15 +28,9 @@ def digits():
 
 
 @pytest.fixture(scope="session")
-def classifier_folder(tmp_path_factory):
-    """Where the session's one LeNet is kept."""
-    return tmp_path_factory.mktemp("classifier")
-
-
-@pytest.fixture(scope="session")
-def evaluation(digits, classifier_folder):
+def evaluation(digits, tmp_path_factory):
     """Measurements on digits, on the CPU."""
-    return Evaluation(digits, features.classifier(digits, classifier_folder, CPU), CPU)
+    return Evaluation(digits, lenet.classifier(digits, tmp_path_factory.mktemp("features"), CPU), CPU)
 
 
 @pytest.fixture(scope="session")

@@ -322,11 +322,10 @@ def test_what_a_run_leaves_behind(small, tmp_path):
             assert kept["labels"].tolist() == small.data.labels["validation"].tolist()
 
 
-def test_a_kept_member_is_opened_with_its_numbers(evaluation, classifier_folder, tmp_path):
+def test_a_kept_member_is_opened_with_its_numbers(evaluation, tmp_path):
     features = {"fid_features": "classifier", "inception_weights": None}
     (one,) = members = [member(epochs=1, metrics={**DEFAULTS["metrics"], **features})]
     row = [*run(members, evaluation, tmp_path)][-1][0]
-    (tmp_path / "features").symlink_to(classifier_folder)
     pack, measures = opened(tmp_path, one.trial)
     assert pack.members == [one]
     again = measures.row(pack, 0, ("test",))

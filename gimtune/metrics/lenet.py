@@ -1,0 +1,203 @@
+"""The built-in feature network, a LeNet-5 for each data set: its weights come with the package, or are trained once.
+
+Training rounds differently on another processor or number of threads, and ends at another network. So the weights of
+the data sets that the package knows are a part of it, and are the same everywhere; those of one's own data set are
+trained on one thread, and are the same on processors of one kind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate
+
+from gimtune.algebra.seeds import generator
+from gimtune.data import Dataset
+from gimtune.files import cache, replacing
+from gimtune.metrics.features import BATCH, FEATURES, Features, FeatureSource, digest
+from gimtune.networks import initial
+from gimtune.training import Adam
+
+#: Weights that come with the package; `gimtune.metrics.shipped` makes them.
+SHIPPED = Path(__file__).parent / "weights"
+_TRAIN_BATCH = 64
+#: Of the way in which `LeNet` is trained; another one is another network, and gets another file.
+_RECIPE = 2
+
+
+class LeNet(nn.Module):
+    """LeNet-5 with ReLU on images resized to 32 x 32; its features are the 84 units before the classifier.
+
+    Source: LeCun et al. 1998, fig. 2.
+    """
+
+    def __init__(self, colours: int, classes: int = 10) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *(nn.Conv2d(colours, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+            *(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()),
+        )
+        self.head = nn.Linear(84, classes)
+        self.name = ""
+        self.test_accuracy = float("nan")
+
+    def forward(self, images: Tensor) -> Tensor:
+        resized = interpolate(images, size=(32, 32), mode="bilinear", align_corners=False, antialias=False)
+        features: Tensor = self.body(resized)
+        return features
+
+    @torch.no_grad()
+    def classify(self, images: Tensor) -> Tensor:
+        """Most probable class of each image: (n, c, h, w) to (n,)."""
+        return torch.cat([self.head(self(part)).argmax(1) for part in images.split(BATCH)])
+
+    def take(self, state: Mapping[str, Tensor]) -> LeNet:
+        """The network with the weights of `train_classifier`, ready to be called."""
+        weights = {name: value.float() for name, value in state.items() if name != "accuracy"}
+        self.load_state_dict(weights)
+        self.test_accuracy, self.name = float(state["accuracy"]), f"classifier:{digest(weights)}"
+        return self.eval().requires_grad_(False)
+
+
+def train_classifier(data: Dataset) -> dict[str, Tensor]:
+    """Weights of a `LeNet` trained on the training split with a fixed seed, with its test accuracy as ``accuracy``.
+
+    Rounded to float16, which is half of the bytes. The validation split is not used, and the test split for the
+    accuracy alone.
+    """
+    source = generator(torch.device("cpu"), "lenet", _own_digest(data))
+    network = LeNet(data.image[0], data.classes)
+    with torch.device("meta"):
+        shape = LeNet(data.image[0], data.classes)
+    network.load_state_dict(
+        {k: v for part in ("body", "head") for k, v in _prefixed(part, initial(getattr(shape, part), source))}
+    )
+    images, labels = torch.from_numpy(data.images["train"].copy()), torch.from_numpy(data.labels["train"].copy())
+    optimiser = Adam(list(network.parameters()), 4e-3, stacked=False)
+    # a small data set needs more passes to see enough steps
+    epochs = max(2, 16_000 // len(images))
+    order = [torch.randperm(len(images), generator=source).split(_TRAIN_BATCH) for _ in range(epochs)]
+    parts = [index for epoch in order for index in epoch]
+    with _one_thread():
+        for step, index in enumerate(parts):
+            loss = cross_entropy(network.head(network(images[index] / data.scale)), labels[index])
+            optimiser.step(loss, 2e-3 * (1 + math.cos(math.pi * step / len(parts))))
+    rounded = {name: value.half() for name, value in network.state_dict().items()}
+    network.load_state_dict({name: value.float() for name, value in rounded.items()})
+    guess = network.classify(torch.from_numpy(data.images["test"].copy()) / data.scale)
+    accuracy = (guess == torch.from_numpy(data.labels["test"].copy())).double().mean()
+    return {**rounded, "accuracy": accuracy}
+
+
+def _prefixed(prefix: str, values: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    return ((f"{prefix}.{name}", value) for name, value in values.items())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums are split among threads, and round by how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def classifier(data: Dataset, folder: Path, device: torch.device) -> LeNet:
+    """The data set's `LeNet`: as it comes with the package; or else read from ``folder``, or trained and written there,
+    once for all who ask at a time.
+
+    The file's name holds a hash of the data and the recipe's number; the hash of the weights is part of ``name``.
+    """
+    state = _read(SHIPPED / file_name(data))
+    if state is None:
+        path = folder / file_name(data)
+        with _locked(path):
+            state = _read(path)
+            if state is None:
+                state = train_classifier(data)
+                write(path, state)
+    return LeNet(data.image[0], data.classes).take(state).to(device)
+
+
+def provide(data: Dataset, cache: Path, folder: Path) -> None:
+    """Put a classifier that does not come with the package from ``cache`` into ``folder``; who asks meanwhile waits."""
+    path = folder / file_name(data)
+    if folder.resolve() == cache.resolve() or (SHIPPED / path.name).is_file():
+        return
+    with _locked(path):
+        if _read(path) is None:
+            classifier(data, cache, torch.device("cpu"))
+            _write(path, (cache / path.name).read_bytes())
+
+
+def file_name(data: Dataset) -> str:
+    """What the file of a data set's weights is called, by its name, its content and the recipe."""
+    return f"lenet-{data.name}-{_own_digest(data)}-{_RECIPE}.pt"
+
+
+def _own_digest(data: Dataset) -> str:
+    # images of a second domain are compared with, and are not trained on
+    return data.digest if data.other is None else data.digest.partition("-")[0]
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    """The weights of a file, or ``None`` where there is none that can be read: it is then made anew."""
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Tensor] = torch.load(path, weights_only=True)
+    except Exception:  # torch raises a different type for every way a file can be damaged
+        return None
+    return state
+
+
+def write(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Weights as a file, whole or not at all."""
+    stream = io.BytesIO()
+    torch.save(dict(state), stream)
+    _write(path, stream.getvalue())
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as handle:
+        # the kernel lets go of it when the process dies, so no lock is left behind
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@FEATURES.register
+class Classifier(FeatureSource):
+    """A LeNet-5 that is trained on the data set, once; features are the 84 units before its output.
+
+    Source: LeCun et al. 1998, fig. 2.
+    """
+
+    name: ClassVar[str] = "classifier"
+
+    def provide(self, data: Dataset, folder: Path) -> None:
+        provide(data, cache(), folder)
+
+    def load(self, data: Dataset, settings: Mapping[str, Any], folder: Path, device: torch.device) -> LeNet:
+        return classifier(data, folder, device)
+
+    def facts(self, network: Features) -> dict[str, str]:
+        assert isinstance(network, LeNet)
+        return {"classifier_test_accuracy": f"{network.test_accuracy:.4f}"}
