@@ -16,7 +16,9 @@ sys.path.insert(0, str(ROOT))
 
 from gimtune.algebra.critics import KINDS
 from gimtune.algebra.encoders import ENCODERS
+from gimtune.algebra.likelihoods import LIKELIHOODS
 from gimtune.algebra.models import MODELS
+from gimtune.algebra.models import classes as models_of
 from gimtune.algebra.priors import PRIORS, make_prior
 from gimtune.algebra.restrictions import RESTRICTIONS
 from gimtune.vocabulary import Model
@@ -38,13 +40,9 @@ def _weights(model: Model) -> str:
         return ""
     values = model.weights(1.0, latent_dim=8, pixels=64)
     if values == model.weights(1.0, latent_dim=3, pixels=5):
-        return ", ".join(f"{v:g}" for v in values)
-    sizes = {
-        model.weights(1.0, latent_dim=8, pixels=5): "latent_dim",
-        model.weights(1.0, latent_dim=3, pixels=64): "pixels",
-    }
-    name = "latent_dim" if values in sizes and sizes[values] == "latent_dim" else "pixels"
-    size = 8 if name == "latent_dim" else 64
+        doubled = model.weights(1.0, latent_dim=8, pixels=64, cost=2.0)
+        return ", ".join(f"{v:g}" if v == d else f"{v:g} x cost" for v, d in zip(values, doubled, strict=True))
+    name, size = ("latent_dim", 8) if values == model.weights(1.0, latent_dim=8, pixels=5) else ("pixels", 64)
     return ", ".join(name if v == size else f"{name} x {v / size:g}" for v in values)
 
 
@@ -76,6 +74,29 @@ def weights() -> str:
             (f"`{m.name}`", _encoder(m), _weights(m), m.note or "the paper's 1")
             for m in MODELS.values()
             if m.restrictions
+        ),
+    )
+
+
+def costs() -> str:
+    """What each likelihood takes for a unit of squared error, at least."""
+    pixels = (kind for kind in LIKELIHOODS.values() if not kind.of_critic)
+    return _table(("likelihood", "cost"), ((f"`{kind.name}`", f"{kind.cost:g}") for kind in pixels))
+
+
+def classes() -> str:
+    """Models of equal objectives, by what a study forces on all."""
+
+    def row(what: str, **forced: str) -> tuple[str, str]:
+        together = (" = ".join(f"`{name}`" for name in names) for names in models_of(**forced) if len(names) > 1)
+        return what, "; ".join(together)
+
+    return _table(
+        ("a study's `likelihood` and `encoder`", "one curve"),
+        (
+            row("each model's own"),
+            row("`likelihood=bernoulli`, as in `study=tradeoff`", likelihood="bernoulli"),
+            row("`likelihood=bernoulli encoder=gaussian`", likelihood="bernoulli", encoder="gaussian"),
         ),
     )
 
@@ -130,6 +151,8 @@ def gauges() -> str:
 TABLES = {
     "models": models,
     "weights": weights,
+    "costs": costs,
+    "classes": classes,
     "restrictions": restrictions,
     "priors": priors,
     "kinds": kinds,

@@ -68,7 +68,7 @@ class Weighted:
         match: the two distributions.
         divergence: name of a divergence in `gimtune.algebra.restrictions.RESTRICTIONS` under this match.
         weight: the term's weight on our scale (nats, summed over pixels), from the model's own parameters,
-            ``latent_dim`` and ``pixels``. It is multiplied by the member's ``weight``.
+            ``latent_dim``, ``pixels`` and the likelihood's ``cost``. It is multiplied by the member's ``weight``.
     """
 
     match: Match
@@ -114,11 +114,15 @@ class Model:
             raise ValueError(f"model {self.name}: restrictions repeat {sorted({k for k in keys if keys.count(k) > 1})}")
         object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
 
-    def weights(self, weight: float, *, latent_dim: int = 1, pixels: int = 1, **parameters: float) -> tuple[float, ...]:
+    def weights(
+        self, weight: float, *, latent_dim: int = 1, pixels: int = 1, cost: float = 1.0, **parameters: float
+    ) -> tuple[float, ...]:
         """Weights of the restrictions at the member's ``weight``, with the paper's ``parameters`` overridden.
 
         Args:
             latent_dim, pixels: sizes of codes and images, for weights that the paper gives per dimension.
+            cost: nats that the likelihood takes for a unit of squared error, for weights that the paper gives beside
+                the squared error (`gimtune.algebra.likelihoods.Likelihood.cost`).
 
         Raises:
             ValueError: a parameter that the model does not have, or a weight that is negative or not finite.
@@ -127,7 +131,7 @@ class Model:
         if unknown:
             allowed = ", ".join(self.parameters) or "none"
             raise ValueError(f"model {self.name} has no parameter {unknown[0]}; it has: {allowed}")
-        given = {**self.parameters, **parameters, "latent_dim": latent_dim, "pixels": pixels}
+        given = {**self.parameters, **parameters, "latent_dim": latent_dim, "pixels": pixels, "cost": cost}
         try:
             values = tuple(float(weight * r.weight(**given)) for r in self.restrictions)
         except (ArithmeticError, LookupError, TypeError, AttributeError) as error:
@@ -174,6 +178,7 @@ class Member:
     epochs: int
     evaluate_every: int
     sigma_min: float
+    sigma_start: float
     shuffle_seed: int
     metrics: Mapping[str, Any]
     plugins: Mapping[str, str] = field(default_factory=dict)

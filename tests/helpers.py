@@ -4,6 +4,7 @@ import json
 import math
 
 from gimtune.algebra.encoders import make_encoder
+from gimtune.algebra.likelihoods import LIKELIHOODS
 from gimtune.algebra.models import MODELS
 from gimtune.algebra.priors import PRIORS, make_prior
 from gimtune.algebra.restrictions import RESTRICTIONS, refuses
@@ -26,6 +27,7 @@ DEFAULTS = {
     "epochs": 2,
     "evaluate_every": 1,
     "sigma_min": 1e-3,
+    "sigma_start": 0.1,
     "shuffle_seed": 0,
     "metrics": {"probe_samples": 300, "fid_samples": 10_000},
 }
@@ -49,7 +51,7 @@ def member(model="vae", weight=1.0, parameters=None, **options):
         options["latent_dim"] = 64
     elif prior.name == "infogan_code":
         options["prior"] = {"categories": 2, "continuous": 1, **options["prior"]}
-    sizes = {"latent_dim": options["latent_dim"], "pixels": 64}
+    sizes = {"latent_dim": options["latent_dim"], "pixels": 64, "cost": LIKELIHOODS[options["likelihood"]].cost}
     weights = declared.weights(weight, **sizes, **(parameters or {}))
     restrictions = tuple((str(r.match), r.divergence, w) for r, w in zip(declared.restrictions, weights, strict=True))
     return Member(**{"model": model, "weight": weight, "restrictions": restrictions, **options})

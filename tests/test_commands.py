@@ -180,7 +180,7 @@ def test_bash_completes_own_studies(shell, tmp_path):
 
 
 def test_half_a_line_need_not_make_sense(shell):
-    assert shell("gimtune study={a space.sig") == ["space.sigma_min="]
+    assert shell("gimtune study={a space.sigma_m") == ["space.sigma_min="]
 
 
 @pytest.mark.parametrize("asked", [[], ["query=ksh"]], ids=str)

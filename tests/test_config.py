@@ -57,6 +57,8 @@ BAD = [
     (["models.x=3"], "models.x=3", "models=[...]"),
     (["~models.0"], "~models.0", "models=[...]"),
     (["~seed=3"], "~seed=3", "write seed=VALUE"),
+    (["training.sigma_start=0"], "training.sigma_start=0", "greater than 0"),
+    (["space.sigma_start=0"], "space.sigma_start=0", "> 0"),
     (["space.encoder={grid: [0]}"], "space.encoder=0", "gaussian"),
     (["models=[aae]", "space.prior=uniform", "critic.log_prior=true"], "space.prior=uniform", "support"),
     (["models=[vae]", "space.restriction=latent/js"], "models=vae", "models=[ae]"),
@@ -132,7 +134,7 @@ def test_every_shipped_option_composes():
     for group in ("study", "model", "prior", "data", "network", "search", "scheduler", "resources"):
         for option in configuration.options(group):
             # a model for the priors that not every one takes
-            given = [f"{group}={option}", *(["model=wae_mmd"] if group == "prior" else [])]
+            given = [f"{group}={option}", *(["model=aae"] if group == "prior" else [])]
             assert members(load(given)), given
 
 
@@ -326,3 +328,36 @@ def test_a_critics_settings_belong_to_members_with_critics():
     same = {m.model for m in one if m.trial in {o.trial for o in other}}
     assert same == {"vae"}
     assert all(m.critic["steps"] == 2 for m in other if m.model == "aae")
+
+
+def test_the_wae_is_deterministic_unless_a_study_asks():
+    given = ["models=[wae_mmd, wae_gan]", "prior=normal", "space.weight=1", "space.seed=0"]
+    assert {m.encoder for m in members(load(given))} == {"deterministic"}
+    assert {m.encoder for m in members(load([*given, "encoder=gaussian"]))} == {"gaussian"}
+    swept = members(load([*given, "space.encoder={grid: [gaussian, deterministic]}"]))
+    assert sorted((m.model, m.encoder) for m in swept) == [
+        ("wae_gan", "deterministic"),
+        ("wae_gan", "gaussian"),
+        ("wae_mmd", "deterministic"),
+        ("wae_mmd", "gaussian"),
+    ]
+
+
+def test_where_a_posterior_starts_is_part_of_what_a_member_is():
+    given = ["models=[vae]", "prior=normal", "space.seed=0"]
+    (one,), (other,) = (members(load([*given, *more])) for more in ([], ["training.sigma_start=0.5"]))
+    swept = members(load([*given, "space.sigma_start={grid: [0.1, 0.5]}"]))
+    assert (one.sigma_start, other.sigma_start) == (0.1, 0.5)
+    assert {m.trial for m in swept} == {one.trial, other.trial}
+
+
+def test_a_weight_beside_the_squared_error_is_converted_with_the_likelihood():
+    given = ["models=[wae_mmd, aae]", "prior=normal", "space.weight=1", "space.seed=0"]
+    likelihoods = "space.likelihood={grid: [gaussian, bernoulli, continuous_bernoulli, laplace]}"
+    found = {(m.model, m.likelihood): m.restrictions[0][2] for m in members(load([*given, likelihoods]))}
+    assert found == {
+        **{("aae", name): 1.0 for name in ("gaussian", "bernoulli", "continuous_bernoulli", "laplace")},
+        **{("wae_mmd", name): w for name, w in (("gaussian", 200.0), ("laplace", 200.0))},
+        ("wae_mmd", "bernoulli"): 400.0,
+        ("wae_mmd", "continuous_bernoulli"): 1200.0,
+    }

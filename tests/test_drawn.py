@@ -47,6 +47,7 @@ SENSE = {
     "training.beta1": ["0", "0.5", "0.999"],
     "training.batch_size": ["4", "64", "100000"],
     "training.sigma_min": ["0", "0.001", "1"],
+    "training.sigma_start": ["0.01", "0.1", "1"],
     "data.name": ["digits", "mnist", "fashion_mnist"],
     "data.root": ["/nowhere", "null", "."],
     "data.download": ["true", "false"],
@@ -121,6 +122,7 @@ SENSE = {
     "space.learning_rate": ["0.01", "{loguniform: [1e-4, 1e-2]}"],
     "space.batch_size": ["16", "{grid: [16, 32]}"],
     "space.sigma_min": ["0.01", "{uniform: [0, 0.1]}", "0.5"],
+    "space.sigma_start": ["0.1", "{loguniform: [0.01, 1]}", "1.0"],
 }
 #: For any key.
 _NONSENSE = """

@@ -61,7 +61,7 @@ def _overrides(member: Member, chosen: Mapping[str, Any], stated: Mapping[str, A
     yield f"seed={_text(member.shuffle_seed)}"
     yield f"budget.epochs={_text(member.epochs)}"
     yield f"budget.evaluate_every={_text(member.evaluate_every)}"
-    for key in ("learning_rate", "beta1", "batch_size", "sigma_min"):
+    for key in ("learning_rate", "beta1", "batch_size", "sigma_min", "sigma_start"):
         yield f"training.{key}={_text(getattr(member, key))}"
     yield f"network={_text(member.network['name'])}"
     for section in ("network", "data", "critic", "metrics"):

@@ -111,7 +111,7 @@ def mmd(x: Tensor, y: Tensor, scale: Tensor, kernel: Callable[[Tensor, Tensor], 
     """Squared maximum mean discrepancy of samples (n, d) and (m, d): unbiased, so it may be negative.
 
     Args:
-        scale: C, the expected squared distance of two draws of the prior.
+        scale: C of the kernel, a squared length.
 
     Source: Gretton et al. 2012, eq. 3 (the terms within a sample leave out the diagonal).
     """

@@ -23,6 +23,13 @@ from gimtune.algebra.divergences import gaussian_log_prob
 Basis = Callable[[Tensor], Tensor]
 
 
+class Spread(NamedTuple):
+    """What a study says of the posterior's standard deviation: where training starts, and its lower bound."""
+
+    start: float
+    least: float
+
+
 class Posterior(NamedTuple):
     """Means and standard deviations of q(z|x), and one code each, (n, d)."""
 
@@ -67,7 +74,7 @@ class Encoder(ABC):
         return None
 
     @abstractmethod
-    def moments(self, output: Tensor, sigma_min: float, basis: Basis) -> tuple[Tensor, Tensor]:
+    def moments(self, output: Tensor, spread: Spread, basis: Basis) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the code, (n, d) each."""
 
     def code(self, output: Tensor, mu: Tensor, sigma: Tensor, noise: Tensor, basis: Basis) -> Tensor:
@@ -104,14 +111,19 @@ ENCODERS: parts.Registry[str, type[Encoder]] = parts.Registry(
 @ENCODERS.register
 @dataclass(frozen=True)
 class Gaussian(Encoder):
-    """N(mu, diag sigma^2) with sigma^2 = exp(s) + sigma_min^2, a bound that keeps a gradient everywhere."""
+    """N(mu, diag sigma^2) with sigma^2 = sigma_start^2 exp(s) + sigma_min^2, a bound that keeps a gradient everywhere.
+
+    The network's s is near 0 when training starts, whatever the network. A posterior that starts as wide as the prior
+    carries nothing, and a restriction of the codes alone holds it there: the WAE collapses at weights where the one
+    that starts narrow does not.
+    """
 
     name: ClassVar[str] = "gaussian"
     gaussian: ClassVar[bool] = True
 
-    def moments(self, output: Tensor, sigma_min: float, basis: Basis) -> tuple[Tensor, Tensor]:
-        mu, log_variance = output.chunk(2, -1)
-        return mu, torch.sqrt(log_variance.exp() + sigma_min**2)
+    def moments(self, output: Tensor, spread: Spread, basis: Basis) -> tuple[Tensor, Tensor]:
+        mu, log_ratio = output.chunk(2, -1)
+        return mu, torch.sqrt(spread.start**2 * log_ratio.exp() + spread.least**2)
 
 
 @ENCODERS.register
@@ -127,7 +139,7 @@ class Deterministic(Encoder):
     def outputs(self, latent_dim: int) -> int:
         return latent_dim
 
-    def moments(self, output: Tensor, sigma_min: float, basis: Basis) -> tuple[Tensor, Tensor]:
+    def moments(self, output: Tensor, spread: Spread, basis: Basis) -> tuple[Tensor, Tensor]:
         return output, torch.zeros_like(output)
 
     def log_prob(self, z: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
@@ -173,12 +185,12 @@ class Implicit(Encoder):
         parts = output.unflatten(-1, (1 + self.count, -1))
         return parts[:, 0], torch.nn.functional.softplus(parts[:, 1:] - 2)
 
-    def moments(self, output: Tensor, sigma_min: float, basis: Basis) -> tuple[Tensor, Tensor]:
+    def moments(self, output: Tensor, spread: Spread, basis: Basis) -> tuple[Tensor, Tensor]:
         centre, scales = self._parts(output)
         values = basis(_bank(self.bank, self.count * self.width, output)).unflatten(-1, (self.count, -1))
         mu = centre + (scales * values.mean(0)).sum(1)
         variance = (scales.square() * values.var(0, correction=0)).sum(1)
-        return mu, torch.sqrt(variance + sigma_min**2)
+        return mu, torch.sqrt(variance + spread.least**2)
 
     def code(self, output: Tensor, mu: Tensor, sigma: Tensor, noise: Tensor, basis: Basis) -> Tensor:
         centre, scales = self._parts(output)
@@ -205,7 +217,7 @@ class Code(Encoder):
     def outputs(self, latent_dim: int) -> int:
         return latent_dim
 
-    def moments(self, output: Tensor, sigma_min: float, basis: Basis) -> tuple[Tensor, Tensor]:
+    def moments(self, output: Tensor, spread: Spread, basis: Basis) -> tuple[Tensor, Tensor]:
         return output, torch.ones_like(output)
 
     def code(self, output: Tensor, mu: Tensor, sigma: Tensor, noise: Tensor, basis: Basis) -> Tensor:
@@ -239,7 +251,7 @@ class Image(Encoder):
     def outputs(self, latent_dim: int) -> int:
         return latent_dim
 
-    def moments(self, output: Tensor, sigma_min: float, basis: Basis) -> tuple[Tensor, Tensor]:
+    def moments(self, output: Tensor, spread: Spread, basis: Basis) -> tuple[Tensor, Tensor]:
         return output.sigmoid(), torch.zeros_like(output)
 
     def log_prob(self, z: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,63}")
 #: What stands in a study's space, in a row or in a weight's arguments already.
 _TAKEN = {*IDENTITY, *PROGRESS, *PROTOCOL, *METRICS, "restriction", "likelihood", "pixels", "learning_rate"}
-_TAKEN |= {"batch_size", "sigma_min", "study"}
+_TAKEN |= {"batch_size", "sigma_min", "sigma_start", "study"}
 
 
 def _accept(model: Any) -> tuple[str, Model]:
@@ -48,27 +48,32 @@ MODELS: parts.Registry[str, Model] = parts.Registry(
     _facts,
 )
 
+_WAE = (
+    "lambda 10 against 0.05 x the summed squared error is 200 against our -log p at variance 1/2; another likelihood "
+    "multiplies it by its least cost of a unit of squared error"
+)
 _ALL = (
     Model("ae", (), "the reference point: no restriction"),
     Model("vae", (Weighted(Match.POSTERIOR, "kl"),), "Kingma & Welling 2014"),
     Model("beta_vae", (Weighted(Match.POSTERIOR, "kl"),), "Higgins et al. 2017", note="weight is beta"),
     Model(
         "wae_mmd",
-        (Weighted(Match.LATENT, "mmd", lambda **p: p["lambda"]),),
+        (Weighted(Match.LATENT, "mmd", lambda **p: p["lambda"] * p["cost"]),),
         "Tolstikhin et al. 2018",
         likelihood="gaussian",
+        encoder="deterministic",
         parameters={"lambda": 200.0},
-        note="lambda 10 against 0.05 x the summed squared error is 200 against our -log p at variance 1/2",
+        note=_WAE,
     ),
     Model(
         "info_vae",
         (
             Weighted(Match.POSTERIOR, "kl", lambda **p: 1 - p["alpha"]),
-            Weighted(Match.LATENT, "mmd", lambda **p: p["alpha"] + p["lambda"] - 1),
+            Weighted(Match.LATENT, "mmd_wide", lambda **p: p["alpha"] + p["lambda"] - 1),
         ),
         "Zhao et al. 2017",
         parameters={"alpha": 0.0, "lambda": 1000.0},
-        note="the paper's alpha 0, lambda 1000 are on our scale already",
+        note="the paper's alpha 0, lambda 1000; its code sums over pixels, and the kernel is its code's",
     ),
     Model("wvae", (Weighted(Match.POSTERIOR, "w2"),), "Astorga 2022, our reading: squared W2 in closed form"),
     Model("js_vae", (Weighted(Match.POSTERIOR, "js"),), "Astorga 2022, our reading: JS summed over dimensions"),
@@ -82,11 +87,12 @@ _ALL = (
     Model("aae", (Weighted(Match.LATENT, "js"),), "Makhzani et al. 2016", note="the paper's 1, losses summed"),
     Model(
         "wae_gan",
-        (Weighted(Match.LATENT, "js", lambda **p: p["lambda"]),),
+        (Weighted(Match.LATENT, "js", lambda **p: p["lambda"] * p["cost"]),),
         "Tolstikhin et al. 2018",
         likelihood="gaussian",
+        encoder="deterministic",
         parameters={"lambda": 200.0},
-        note="lambda 10 against 0.05 x the summed squared error is 200 against our -log p at variance 1/2",
+        note=_WAE,
     ),
     Model(
         "vae_gan",
@@ -97,7 +103,12 @@ _ALL = (
         note="the decoder's gamma x likelihood + (1 - gamma) x GAN, divided by gamma; the paper's gamma belongs to "
         "its own feature layer, ours is 0.25",
     ),
-    Model("alice", (Weighted(Match.JOINT, "js"),), "Li et al. 2017", note="the paper's 1 (l2 cycle)"),
+    Model(
+        "alice",
+        (Weighted(Match.JOINT, "js"),),
+        "Li et al. 2017",
+        note="the paper's 1, beside -log p(x|z) of any likelihood",
+    ),
     Model(
         "infogan",
         (Weighted(Match.DATA, "js"),),
@@ -107,11 +118,11 @@ _ALL = (
     ),
     Model(
         "veegan",
-        (Weighted(Match.JOINT, "kl_reverse"),),
+        (Weighted(Match.JOINT, "kl_reverse", lambda **p: 0.5),),
         "Srivastava et al. 2017",
         side=Side.P,
         encoder="deterministic",
-        note="the paper's 1; its squared error of codes is twice our unit-variance likelihood",
+        note="the paper's 1 beside the squared error of codes, which is twice our unit-variance likelihood",
     ),
     Model(
         "aim",
@@ -154,22 +165,21 @@ def classes(likelihood: str | None = None, encoder: str | None = None) -> list[t
     >>> [together for together in classes("bernoulli") if len(together) > 1]
     [('vae', 'beta_vae'), ('infogan', 'aim')]
     """
-    sizes = {"latent_dim": 8, "pixels": 64}
-    formulas = {
-        name: [
-            formula(
-                {
-                    "side": str(model.side),
-                    "likelihood": fixed_likelihood(model) or likelihood or model.likelihood or "bernoulli",
-                    "encoder": (PRIORS[model.prior].encoder if model.prior else None) or encoder or model.encoder,
-                    "restrictions": [
-                        (str(term.match), term.divergence, weight)
-                        for term, weight in zip(model.restrictions, model.weights(1.0, **sizes), strict=True)
-                    ],
-                }
-            )
-        ]
-        for name, model in MODELS.items()
-    }
+
+    def said(model: Model) -> str:
+        weights = model.weights(1.0, latent_dim=8, pixels=64)
+        return formula(
+            {
+                "side": str(model.side),
+                "likelihood": fixed_likelihood(model) or likelihood or model.likelihood or "bernoulli",
+                "encoder": (PRIORS[model.prior].encoder if model.prior else None) or encoder or model.encoder,
+                "restrictions": [
+                    (str(term.match), term.divergence, weight)
+                    for term, weight in zip(model.restrictions, weights, strict=True)
+                ],
+            }
+        )
+
+    formulas = {name: [said(model)] for name, model in MODELS.items()}
     joined = one_curve(formulas)
     return [tuple(n for n in joined if joined[n] == text) for text in dict.fromkeys(joined.values())]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gimtune.algebra.critics import Logits
-from gimtune.algebra.encoders import Encoder, Posterior, make_encoder
+from gimtune.algebra.encoders import Encoder, Posterior, Spread, make_encoder
 from gimtune.algebra.likelihoods import LIKELIHOODS, Likelihood
 from gimtune.algebra.priors import Prior, make_prior
 from gimtune.algebra.restrictions import RESTRICTIONS, Restriction, Sample
@@ -76,7 +76,8 @@ class Objective:
         precision: torch.dtype = torch.float32,
         likelihood: Likelihood | None = None,
     ) -> None:
-        self.image, self.latent_dim, self.sigma_min = image, member.latent_dim, member.sigma_min
+        self.image, self.latent_dim = image, member.latent_dim
+        self.spread = Spread(member.sigma_start, member.sigma_min)
         self.precision, self.side = precision, Side(member.side)
         self.likelihood = likelihood or LIKELIHOODS[member.likelihood]
         self.prior: Prior = make_prior(**member.prior)
@@ -174,12 +175,12 @@ class Objective:
     def encode(self, parameters: Parameters, x: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean and standard deviation of images (n, *image): (n, d) each, float32."""
         output = self._call("encoder", parameters, x)
-        return self.encoder.moments(output, self.sigma_min, self._basis(parameters))
+        return self.encoder.moments(output, self.spread, self._basis(parameters))
 
     def posterior(self, parameters: Parameters, x: Tensor, noise: Tensor) -> Posterior:
         """The same with a code each, from base noise (n, ...)."""
         output, basis = self._call("encoder", parameters, x), self._basis(parameters)
-        mu, sigma = self.encoder.moments(output, self.sigma_min, basis)
+        mu, sigma = self.encoder.moments(output, self.spread, basis)
         return Posterior(mu, sigma, self.encoder.code(output, mu, sigma, noise, basis))
 
     def _basis(self, parameters: Parameters) -> Callable[[Tensor], Tensor]:

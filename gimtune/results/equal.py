@@ -47,8 +47,8 @@ def formula(config: str | Mapping[str, Any]) -> str:
         config: a member's configuration; ``side``, ``likelihood``, ``encoder`` and ``restrictions`` are looked at.
 
     >>> formula({"side": "q", "likelihood": "bernoulli", "encoder": "gaussian",
-    ...          "restrictions": [["posterior", "kl", 2.0], ["latent", "mmd_rbf", 6.0]]})
-    'side q, bernoulli, gaussian encoder: 3 latent/mmd_rbf + posterior/kl'
+    ...          "restrictions": [["posterior", "kl", 2.0], ["latent", "mmd_wide", 6.0]]})
+    'side q, bernoulli, gaussian encoder: 3 latent/mmd_wide + posterior/kl'
     """
     values = json.loads(config) if isinstance(config, str) else config
     terms = _terms(values)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gimtune import parts
+from gimtune.algebra.models import classes
 from gimtune.study.messages import ConfigError, close
 from gimtune.study.schema import OPEN
 from gimtune.vocabulary import Model
@@ -86,7 +87,10 @@ def _code(part: Any) -> str:
         weights = part.weights(1.0, latent_dim=8, pixels=64)
         terms = (f"{t.match}/{t.divergence} x {w:g}" for t, w in zip(part.restrictions, weights, strict=True))
         declared = ", ".join(terms) or "no restriction"
-        return f"Declared: {declared} at weight 1 (8 latent dimensions, 64 pixels). {part.note}".rstrip()
+        same = next(names for names in classes("bernoulli", "gaussian") if part.name in names)
+        others = ", ".join(name for name in same if name != part.name)
+        curve = f" With one likelihood and one encoder for all, one curve with {others}." if others else ""
+        return f"Declared: {declared} at weight 1 (8 latent dimensions, 64 pixels). {part.note}".rstrip() + curve
     held = next((v for v in (getattr(part, "function", None), getattr(part, "closed", None)) if v is not None), part)
     shown = held if inspect.isclass(held) or inspect.isfunction(held) else type(held)
     try:

@@ -223,7 +223,7 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
     # without a restriction the weight changes nothing: one member, not one per weight
     weight = _number("weight", values.get("weight", 1.0), 0) if model.restrictions else 0.0
     own = {k: _number(k, values[k], -math.inf) for k in model.parameters if k in values}
-    weights = model.weights(weight, latent_dim=latent_dim, pixels=pixels, **own)
+    weights = model.weights(weight, latent_dim=latent_dim, pixels=pixels, cost=LIKELIHOODS[likelihood].cost, **own)
     network = config.network.model_dump(exclude_none=True)
     _check_network(image, latent_dim, kind.outputs(latent_dim), json.dumps(network, sort_keys=True))
     return Member(
@@ -249,6 +249,7 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         epochs=config.budget.epochs,
         evaluate_every=config.budget.evaluate_every,
         sigma_min=_number("sigma_min", values.get("sigma_min", config.training.sigma_min), 0),
+        sigma_start=_number("sigma_start", values.get("sigma_start", config.training.sigma_start), 0, above=True),
         shuffle_seed=config.seed,
         metrics=config.metrics.model_dump(),
         plugins=_plugins(config, model, prior, likelihood, encoder),

@@ -35,6 +35,7 @@ class Training(_Section):
     beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="of Adam; 0.5 as the papers with critics have it")
     batch_size: Annotated[int, Field(ge=4)] = Field(description="images per step, at most")
     sigma_min: Annotated[float, Field(ge=0, le=1)] = Field(description="lower bound of the posterior's deviation")
+    sigma_start: PositiveFloat = Field(description="a Gaussian posterior's deviation when training starts")
 
 
 class _Open(_Section):
@@ -202,6 +203,7 @@ SWEPT: Mapping[str, str] = {
     "learning_rate": "in place of training.learning_rate",
     "batch_size": "in place of training.batch_size",
     "sigma_min": "in place of training.sigma_min",
+    "sigma_start": "in place of training.sigma_start",
 }
 
 

@@ -263,6 +263,17 @@ def test_every_likelihood_on_every_network(small, network, likelihood):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("start", [1.0, 0.1, 0.02])
+def test_a_gaussian_posterior_starts_as_wide_as_the_study_says(small, network, start):
+    one = member("vae", sigma_start=start, network={"name": network, **NETWORK_OPTIONS[network]})
+    objective = Objective(one, small.data.image)
+    parameters, _, x, _ = batch(small, objective, one)
+    _, sigma = objective.encode(parameters, x)
+    # the network's own output is of the order of 0.1 when it starts
+    assert torch.allclose(sigma.log(), torch.tensor(start).log(), atol=0.35)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 def test_networks_start_as_torch_starts_them(network):
     built = NETWORKS[network]((1, 8, 8), 4, 8, **NETWORK_OPTIONS[network])
     critics = [
@@ -352,6 +363,7 @@ def test_a_member_is_its_configuration():
         "data": {"name": "digits", "digest": "other"},
         "epochs": 9,
         "learning_rate": 2e-3,
+        "sigma_start": 0.2,
         "metrics": {"probe_samples": 1},
     }
     names = {dataclasses.replace(one, **{key: value}).trial for key, value in changes.items()}

@@ -16,7 +16,7 @@ from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy, logsigmoid, one_hot, softplus
 
 from gimtune.algebra.critics import Critic
-from gimtune.algebra.encoders import ENCODERS, Code, Posterior
+from gimtune.algebra.encoders import ENCODERS, Code, Posterior, Spread
 from gimtune.algebra.objective import Objective
 from gimtune.algebra.priors import make_prior
 from gimtune.algebra.restrictions import RESTRICTIONS, Sample
@@ -709,7 +709,7 @@ def test_code_density_is_cross_entropy_and_unit_gaussian():
     output = torch.randn(40, 10, generator=source)
     truth = torch.randint(5, (40,), generator=source)
     z = torch.cat([one_hot(truth, 5), torch.rand(40, 5, generator=source)], -1)
-    mu, sigma = encoder.moments(output, 1e-3, None)
+    mu, sigma = encoder.moments(output, Spread(0.7, 1e-3), None)
     known = -cross_entropy(output[:, :5], truth, reduction="none").numpy()
     known = known + stats.norm.logpdf(z[:, 5:7], output[:, 5:7]).sum(-1)
     assert np.allclose(encoder.log_prob(z, mu, sigma).numpy(), known, rtol=1e-5)
@@ -728,14 +728,14 @@ def test_densities_of_the_other_encoders():
     output, z = torch.randn(2, 30, 6, generator=source_of(0), dtype=torch.float64)
     image = 1 / (1 + np.exp(-output.numpy()))
     mu, spread = np.split(output.numpy(), 2, -1)
-    gaussian = stats.norm.logpdf(z[:, :3], mu, np.sqrt(np.exp(spread) + 0.3**2)).sum(-1)
+    gaussian = stats.norm.logpdf(z[:, :3], mu, np.sqrt(0.7**2 * np.exp(spread) + 0.3**2)).sum(-1)
     for name, codes, known in (
         ("gaussian", z[:, :3], gaussian),
         ("deterministic", z, stats.norm.logpdf(z, output).sum(-1)),
         ("image", z, stats.laplace.logpdf(z, image).sum(-1)),
     ):
         encoder = ENCODERS[name]()
-        moments = encoder.moments(output, 0.3, None)
+        moments = encoder.moments(output, Spread(0.7, 0.3), None)
         assert np.allclose(encoder.log_prob(codes, *moments).numpy(), known, rtol=1e-12)
         if not encoder.varies:
             assert encoder.code(output, *moments, torch.randn_like(output), None).equal(moments[0])

@@ -313,7 +313,7 @@ def test_mmd_equals_a_double_loop(kernel):
 
 
 @pytest.mark.parametrize("name", RESOLVED)
-@pytest.mark.parametrize("key", ["mmd", "mmd_rbf"])
+@pytest.mark.parametrize("key", ["mmd", "mmd_rbf", "mmd_wide"])
 def test_mmd_of_equal_distributions_is_zero_on_average(name, key):
     prior = make_prior(name)
     tensors, source = prior.parameters(3), torch.Generator().manual_seed(8)

@@ -66,6 +66,7 @@ def world(prior=None, restrictions=None, variance=V, sigma=SIGMA):
         "vae",
         prior=prior or {"name": "normal", "scale": T},
         latent_dim=LATENT,
+        sigma_start=1.0,
         network={"name": "mlp", "hidden": []},
         metrics={"probe_samples": 4000, "fid_samples": 10_000},
         **chosen,

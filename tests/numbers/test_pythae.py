@@ -13,9 +13,9 @@ What changes between the scales, k and the constant c being those of the reconst
     label 1: the prior's codes (AAE), data (VAEGAN)     D = sigmoid(-T) in AAE, where q is the encoder's; sigmoid(T)
     discriminator_loss                                  the critic's loss; the JS we report is ln 2 - half of it
 
-sigma^2 = exp(s) + sigma_min^2 is ours, and pythae's encoder here puts out the log of it. pythae's BCE goes by D:
-log D stops at -100, and log(1 - D) loses digits as D nears 1 and stops where D rounds to 1 (from a logit of 37 on, in
-float32 of 17); softplus does neither. The critics' logits here are below 8.
+sigma^2 = sigma_start^2 exp(s) + sigma_min^2 is ours, sigma_start here 1, and pythae's encoder here puts out the log of
+it. pythae's BCE goes by D: log D stops at -100, and log(1 - D) loses digits as D nears 1 and stops where D rounds to 1
+(from a logit of 37 on, in float32 of 17); softplus does neither. The critics' logits here are below 8.
 """
 
 import math
@@ -133,6 +133,7 @@ class World:
             name,
             latent_dim=LATENT,
             sigma_min=SIGMA_MIN,
+            sigma_start=1.0,
             network={"name": "mlp", "hidden": [8, 7]},
             **{"critic": {"hidden": CRITIC}, **options},
         )
@@ -253,12 +254,11 @@ WAE = ("WAE_MMD", "WAE_MMD_Config")
 @pytest.mark.parametrize(("bandwidth", "scale", "weight"), [(1.0, 1.0, 3e-2), (1.0, 0.05, 10.0), (1.7, 1.0, 5.0)])
 def test_wae_mmd(pythae, monkeypatch, kernel, divergence, bandwidth, scale, weight):
     # Both are unbiased: within a sample without the diagonal, between them over all n^2 (wae_mmd_model.py, 95-99).
-    # pythae's encoder is deterministic, as the paper's; that of our wae_mmd is Gaussian unless a study says otherwise.
+    # The encoders are deterministic, as the paper's.
     # pythae draws from N(0, I) whatever the bandwidth (67); here its draws are those of our prior.
     world = World(
         "wae_mmd",
         likelihood="gaussian",
-        encoder="deterministic",
         prior={"name": "normal", "scale": bandwidth},
         restrictions=(("latent", divergence, weight / scale),),
     )
@@ -281,7 +281,7 @@ def test_wae_mmd(pythae, monkeypatch, kernel, divergence, bandwidth, scale, weig
 
 def test_the_published_weight_of_wae_mmd(pythae, monkeypatch):
     # lambda 10 beside 0.05 x the squared error, as in the paper's code: the defaults of our declaration
-    world = World("wae_mmd", likelihood="gaussian", encoder="deterministic")
+    world = World("wae_mmd", likelihood="gaussian")
     settings = {"reconstruction_loss_scale": 0.05, "reg_weight": 10.0}
     _, output = world.theirs(pythae, monkeypatch, WAE, [world.prior_z], **settings)
     agree(0.05 * (world.terms.loss - SCALES["mse"][2]), output.loss)
@@ -295,11 +295,8 @@ def test_info_vae(pythae, monkeypatch, reconstruction, alpha, lbd, kernel, diver
     # docstring has 0.5 and 3e-2, weight -0.47. The paper's are the first here.
     likelihood, k, c = SCALES[reconstruction]
     options = {"weight": 1 / k, "parameters": {"alpha": alpha, "lambda": lbd}, "likelihood": likelihood}
-    if divergence != "mmd":
-        options["restrictions"] = (
-            ("posterior", "kl", (1 - alpha) / k),
-            ("latent", divergence, (alpha + lbd - 1) / k),
-        )
+    # pythae's kernels are not the authors', which ours has
+    options["restrictions"] = (("posterior", "kl", (1 - alpha) / k), ("latent", divergence, (alpha + lbd - 1) / k))
     world = World("info_vae", **options)
     rival, output = world.theirs(
         pythae,

@@ -48,12 +48,19 @@ def _posterior_js_geometric(s: Sample) -> Tensor:
     return div.js_geometric(s.mu, s.sigma, s.parameters["scale"]).mean()
 
 
-def _latent_mmd(kernel: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Sample], Tensor]:
-    def value(s: Sample) -> Tensor:
-        # a learned prior must not widen the kernel by which it is judged
-        return div.mmd(s.z, s.prior_z, 2 * s.prior.variance(s.parameters).sum().detach(), kernel)
+def _variance(s: Sample) -> Tensor:
+    # a learned prior must not widen the kernel by which it is judged
+    return s.prior.variance(s.parameters).sum().detach()
 
-    return value
+
+def _latent_mmd(kernel: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Sample], Tensor]:
+    # C is the expected squared distance of two draws of the prior
+    return lambda s: div.mmd(s.z, s.prior_z, 2 * _variance(s), kernel)
+
+
+def _latent_mmd_wide(s: Sample) -> Tensor:
+    # C is d^2 for N(0, I), as the authors' code has it: a mean over dimensions, divided by their number
+    return div.mmd(s.z, s.prior_z, s.z.shape[-1] * _variance(s), div.rbf)
 
 
 def _latent_sliced(s: Sample) -> Tensor:
@@ -125,6 +132,16 @@ _ALL = (
         "unbiased, on minibatches",
         "Gretton et al. 2012, eq. 3",
         _latent_mmd(div.rbf),
+        (no_gradient,),
+        ("prior",),
+    ),
+    Restriction(
+        Match.LATENT,
+        "mmd_wide",
+        "squared distance",
+        "unbiased, on minibatches; kernel exp(-r^2 / d^2)",
+        "Zhao et al. 2017, code",
+        _latent_mmd_wide,
         (no_gradient,),
         ("prior",),
     ),
