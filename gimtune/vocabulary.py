@@ -156,6 +156,9 @@ class Member:
         data: name, and seed of the split.
         metrics: settings of the measurements.
         shuffle_seed: of the order of minibatches, shared by the study's members.
+        patience: evaluations without progress that end it before its ``epochs``; ``None`` for all of them.
+        restore: by what the weights are chosen that it ends with, as `gimtune.results.course.Restore`.
+        watched: metrics that progress and that choice go by, with their directions.
         plugins: modules that its parts come from beside ours, with their content hashes.
         assignment: the values of the study's space that it was resolved from; it is no part of its identity.
     """
@@ -181,6 +184,9 @@ class Member:
     sigma_start: float
     shuffle_seed: int
     metrics: Mapping[str, Any]
+    patience: int | None = None
+    restore: str = "last"
+    watched: Mapping[str, str] = field(default_factory=dict)
     plugins: Mapping[str, str] = field(default_factory=dict)
     assignment: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -241,7 +247,7 @@ _metrics: dict[str, Metric] = {
         Metric("likelihood_x", _MAX, "nats", "E_q(x,z)[log p(x|z)], one code per image", "Astorga 2022, eq. 1"),
         Metric("likelihood_z", _MAX, "nats", "E_p(x,z)[log q(z|x)], x the decoder's mean", "Astorga 2022, side p"),
         Metric("restriction", _NONE, "nats", "sum of weight x divergence, as it stands in the loss"),
-        Metric("loss", _MIN, "nats", "-likelihood + restriction"),
+        Metric("loss", _MIN, "nats", "-likelihood + restriction", error=True),
         Metric("mi", _MAX, "nats", "mutual information of the model's side, Gaussian q(z)", "Astorga 2022"),
         Metric("mi_q", _MAX, "nats", "h(z) - h(z|x) with q(z) taken for one Gaussian", "Astorga 2022"),
         Metric("mi_p", _MAX, "nats", "lower bound h_p(z) + likelihood_z <= I_p", "Alemi & Fischer 2018 (GILBO)"),
@@ -307,8 +313,12 @@ IDENTITY = (
     "config",
     "assignment",
 )
-#: Columns that say how far it came; ``reported`` is when, in seconds since 1970.
-PROGRESS = ("status", "error", "checkpoint", "epoch", "seconds", "reported", "examples_per_second", "diverged")
+#: Columns that say how far it came; ``reported`` is when, in seconds since 1970. Its metrics are of the weights of
+#: ``best_epoch``, chosen as ``restored_by`` says; ``levelled`` is 1 where it had levelled off, else 0.
+PROGRESS = (
+    *("status", "error", "checkpoint", "epoch", "seconds", "reported", "examples_per_second", "diverged"),
+    *("best_epoch", "restored_by", "levelled"),
+)
 #: Columns that say how its metrics were measured; ``reasons`` is JSON {metric: why it is NaN}, ``flags`` JSON
 #: {metric: why it is not to be trusted}.
 PROTOCOL = ("fid_features", "fid_samples", "mi_images", "reasons", "flags", "estimators")

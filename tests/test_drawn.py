@@ -43,6 +43,8 @@ SENSE = {
     "space": ["{weight: 1}", "{weight: {grid: [0.1, 1]}, seed: 3}", "{alpha: 0.5}", "{prior: {grid: [normal]}}"],
     "budget.epochs": ["1", "60", "5"],
     "budget.evaluate_every": ["1", "20", "100"],
+    "budget.patience": ["null", "1", "5"],
+    "budget.restore": ["loss", "objectives", "last"],
     "training.learning_rate": ["0.001", "1e-3", "1"],
     "training.beta1": ["0", "0.5", "0.999"],
     "training.batch_size": ["4", "64", "100000"],

@@ -286,7 +286,7 @@ def test_a_checkpoint_of_another_format_is_not_read(small, tmp_path, undisturbed
     notes = []
     again = [[numbers(r) for r in rows] for rows in run(members, small, tmp_path, notes.append)]
     assert again == undisturbed["two members"]
-    assert "format 0; this version writes 2" in notes[0]
+    assert "format 0; this version writes 3" in notes[0]
 
 
 def test_what_a_run_leaves_behind(small, tmp_path):

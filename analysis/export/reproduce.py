@@ -61,6 +61,10 @@ def _overrides(member: Member, chosen: Mapping[str, Any], stated: Mapping[str, A
     yield f"seed={_text(member.shuffle_seed)}"
     yield f"budget.epochs={_text(member.epochs)}"
     yield f"budget.evaluate_every={_text(member.evaluate_every)}"
+    yield f"budget.patience={_text(member.patience)}"
+    yield f"budget.restore={_text(member.restore)}"
+    if "loss" not in member.watched:
+        yield f"objectives={_text(member.watched)}"
     for key in ("learning_rate", "beta1", "batch_size", "sigma_min", "sigma_start"):
         yield f"training.{key}={_text(getattr(member, key))}"
     yield f"network={_text(member.network['name'])}"

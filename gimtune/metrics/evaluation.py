@@ -38,18 +38,24 @@ class Evaluation:
 
     @torch.no_grad()
     def measure(
-        self, objective: Objective, parameters: Parameters, member: Member, splits: tuple[str, ...]
+        self,
+        objective: Objective,
+        parameters: Parameters,
+        member: Member,
+        splits: tuple[str, ...],
+        once: Memory | None = None,
     ) -> dict[str, Any]:
         """Every registered metric on the splits, with ``test_`` before the test split's keys.
 
         ``reasons`` says of each value that is NaN why it is, and ``flags`` of each that is not to be trusted. The draws
-        depend on the member's seed and on nothing else, so the same weights give the same numbers at any time.
+        depend on the member's seed and on nothing else, so the same weights give the same numbers at any time. What is
+        fitted to training images is kept in ``once``, for the same weights on another split.
         """
         row: dict[str, Any] = {}
         reasons: dict[str, str] = {}
         flags: dict[str, str] = {}
         estimators: dict[str, str] = {}
-        once: Memory = {}
+        once = {} if once is None else once
         for split in splits:
             view = self.view(objective, parameters, member, split, once)
             for key in columns(member):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+
 import torch
 
 from gimtune.algebra.objective import batches, slice_noise
@@ -28,10 +31,12 @@ def terms(view: View) -> dict[str, Estimate]:
     noise = objective.noise((member.seed, "formula", view.split), count, len(parts), view.data.device)
     sums = torch.zeros(1 + len(objective.restrictions), dtype=torch.float64, device=view.data.device)
     accuracies: dict[str, float] = {}
+    losses: list[float] = []
     for i, part in enumerate(parts):
         draws = {k: v[0] for k, v in slice_noise({k: v[None] for k, v in noise.items()}, part, i).items()}
         x, share = view.data.scaled(view.split, part), (part.stop - part.start) / count
         batch = objective.terms(parameters, constants, x, draws)
+        losses.append(float(batch.loss))
         likelihood = batch.likelihood
         if view.side is not Side.Q:
             likelihood = objective.log_prob_x(parameters, x, view.posterior.z[part]).mean()
@@ -39,6 +44,7 @@ def terms(view: View) -> dict[str, Estimate]:
         for name, value in objective.accuracies(parameters, constants, x, draws).items():
             accuracies[name] = accuracies.get(name, 0.0) + share * float(value)
     divergences = sums[1:]
+    view.once(("losses", view.split), lambda: losses)
     of_critic = "unit-variance Gaussian of the critic's last hidden layer" if objective.likelihood.of_critic else ""
     values = {
         "likelihood_x": Estimate(float(sums[0]), estimator=of_critic),
@@ -68,6 +74,10 @@ def likelihood(view: View) -> float:
 
 
 @metric(METRICS["loss"])
-def loss(view: View) -> float:
-    """What the model minimises."""
-    return view.value("restriction") - view.value("likelihood")
+def loss(view: View) -> Estimate:
+    """What the model minimises, with the standard error of its mean over minibatches, NaN of a single one."""
+    value = view.value("restriction") - view.value("likelihood")
+    # by minibatches: some restrictions are of several codes together, and have no value for an image
+    losses = view.once(("losses", view.split), list[float])
+    error = statistics.stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan
+    return Estimate(value, error)

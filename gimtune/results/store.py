@@ -22,14 +22,17 @@ from gimtune.vocabulary import ENDED, IDENTITY, METRICS, PROGRESS, PROTOCOL, Mem
 
 FORMAT = 5
 #: Formats that are read and no longer written, with the columns of a member that they lack.
-EARLIER: Mapping[str, tuple[str, ...]] = MappingProxyType({"3": ("assignment",), "4": ()})
+EARLIER: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"3": ("assignment", "best_epoch", "restored_by", "levelled"), "4": ("best_epoch", "restored_by", "levelled")}
+)
 Value = float | int | str | bool | None
 Row = Mapping[str, Value]
 
 _TEXT = {
     *(set(IDENTITY) - {"weight", "latent_dim", "seed"}),
-    *("status", "error", "checkpoint", "fid_features", "reasons", "flags", "estimators"),
+    *("status", "error", "checkpoint", "restored_by", "fid_features", "reasons", "flags", "estimators"),
 }
+_WHOLE = {"epoch", "best_epoch", "seed", "latent_dim"}
 
 
 def _quoted(name: str) -> str:
@@ -81,7 +84,7 @@ class Store:
         self._db.execute("PRAGMA synchronous=FULL")
         identity = ", ".join(self._declaration(c) for c in IDENTITY if c != "trial")
         rest = ", ".join(self._declaration(c) for c in (*PROGRESS, *PROTOCOL, *METRICS))
-        report = ", ".join(self._declaration(c) for c in (*METRICS, "seconds", "reported", "reasons"))
+        report = ", ".join(self._declaration(c) for c in (*METRICS, "seconds", "reported", "reasons", "flags"))
         with self._transaction():
             self._db.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT)")
             self._db.execute(f"CREATE TABLE IF NOT EXISTS trials (trial TEXT PRIMARY KEY, {identity}, {rest})")
@@ -92,7 +95,7 @@ class Store:
 
     @staticmethod
     def _declaration(column: str) -> str:
-        kind = "TEXT" if column in _TEXT else "INTEGER" if column in {"epoch", "seed", "latent_dim"} else "REAL"
+        kind = "TEXT" if column in _TEXT else "INTEGER" if column in _WHOLE else "REAL"
         return f"{_quoted(column)} {kind}"
 
     def _known(self, table: str) -> set[str]:
@@ -136,9 +139,10 @@ class Store:
 
         Each row has ``trial``, ``epoch``, metrics, and what is known of its progress; ``reported``, the time in seconds
         since 1970, is added. A row of the same trial and epoch is replaced but for the time; a row of a member that has
-        ended leaves its status alone, so a repeated report does no harm.
+        ended leaves its status alone, so a repeated report does no harm. One whose metrics are those of an earlier
+        epoch's weights is no evaluation of its own: it was reported then.
         """
-        progress = {*PROGRESS, *PROTOCOL} - {"epoch", "seconds", "reported", "reasons"}
+        progress = {*PROGRESS, *PROTOCOL} - {"epoch", "seconds", "reported", "reasons", "flags"}
         now = time.time()
         with self._transaction():
             for given in rows:
@@ -149,7 +153,8 @@ class Store:
                 if done[0] not in ENDED:
                     self._upsert("trials", ["trial"], {"status": Status.RUNNING, **row})
                 report = {k: v for k, v in row.items() if k not in progress and not k.startswith("test_")}
-                self._upsert("reports", ["trial", "epoch"], report)
+                if row.get("best_epoch") in (None, row["epoch"]):
+                    self._upsert("reports", ["trial", "epoch"], report)
 
     def mark(self, trials: Iterable[str], status: Status, error: str | None = None) -> None:
         """Set the status of those among these members that have not ended."""

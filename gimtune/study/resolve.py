@@ -26,6 +26,7 @@ from gimtune.algebra.restrictions import RESTRICTIONS, refuses
 from gimtune.data import DATASETS
 from gimtune.metrics import FEATURES, MEASURES
 from gimtune.networks import NETWORKS
+from gimtune.results.course import Restore
 from gimtune.study import space
 from gimtune.study.messages import ConfigError, allowed
 from gimtune.study.schema import NAME, SWEPT, Config
@@ -224,6 +225,9 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
     weight = _number("weight", values.get("weight", 1.0), 0) if model.restrictions else 0.0
     own = {k: _number(k, values[k], -math.inf) for k in model.parameters if k in values}
     weights = model.weights(weight, latent_dim=latent_dim, pixels=pixels, cost=LIKELIHOODS[likelihood].cost, **own)
+    restore = Restore(config.budget.restore)
+    if restore is Restore.LOSS and (LIKELIHOODS[likelihood].of_critic or any(r.critic for r in used)):
+        restore = Restore.OBJECTIVES  # a game's loss falls where its critic is weak: it says nothing of the model
     network = config.network.model_dump(exclude_none=True)
     _check_network(image, latent_dim, kind.outputs(latent_dim), json.dumps(network, sort_keys=True))
     return Member(
@@ -252,6 +256,9 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         sigma_start=_number("sigma_start", values.get("sigma_start", config.training.sigma_start), 0, above=True),
         shuffle_seed=config.seed,
         metrics=config.metrics.model_dump(),
+        patience=config.budget.patience,
+        restore=str(restore),
+        watched={"loss": "min"} if restore is Restore.LOSS else dict(config.objectives),
         plugins=_plugins(config, model, prior, likelihood, encoder),
         # what other models are told apart by says nothing of this one
         assignment={k: v for k, v in values.items() if k in ("model", *SWEPT, *model.parameters)},

@@ -26,8 +26,17 @@ class _Section(BaseModel):
 
 
 class Budget(_Section):
-    epochs: PositiveInt = Field(description="passes over the training split")
+    epochs: PositiveInt = Field(description="passes over the training split, at most")
     evaluate_every: PositiveInt = Field(description="epochs between two evaluations")
+    patience: PositiveInt | None = Field(
+        description="evaluations, and half of all so far, without progress beyond its error, after which a member has "
+        "levelled off and ends; null: every member runs to budget.epochs"
+    )
+    restore: Literal["loss", "objectives", "last"] = Field(
+        description="weights that a member ends with. loss: those of the lowest on the validation split, and as "
+        "objectives for models whose loss is a game with a critic; objectives: those of the last evaluation that no "
+        "earlier one beats in all of them; last: the last"
+    )
 
 
 class Training(_Section):

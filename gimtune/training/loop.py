@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from gimtune.algebra.objective import Objective, Parameters
+from gimtune.results.course import Course
 from gimtune.training.checkpoints import keep, newest, save
 from gimtune.training.device import Resident
 from gimtune.training.pack import FORMAT, Pack, pack_name
@@ -35,9 +36,14 @@ class Measurements(Protocol):
     data: Resident
 
     def measure(
-        self, objective: Objective, parameters: Parameters, member: Member, splits: tuple[str, ...]
+        self,
+        objective: Objective,
+        parameters: Parameters,
+        member: Member,
+        splits: tuple[str, ...],
+        once: dict[Any, Any] | None = None,
     ) -> dict[str, Any]:
-        """Metrics of a member on the splits."""
+        """Metrics of a member on the splits; ``once`` keeps what is fitted to training images."""
         ...
 
     def failed(self, member: Member, splits: tuple[str, ...], why: str) -> dict[str, Any]:
@@ -66,100 +72,171 @@ def run(
 ) -> Iterator[Rows]:
     """Train a pack to its end; yields one row per member at every evaluation.
 
+    A member ends after its ``epochs``, or before when it has levelled off (`gimtune.results.course.Course`) and has a
+    ``patience``. Its last row has its final status, and the metrics of the weights that it ends with, on the test split
+    too; where these are not those of the last evaluation it is a row more, after that of the evaluation.
+
     With a ``folder`` it writes ``packs/<pack>/`` there and goes on from what it finds: the rows of the checkpoint
-    first, so that a reader who died before writing them down gets them again. A member's last row has its final status
-    and the metrics of the test split; its weights then stand in ``members/<trial>.pt``, its samples in
-    ``samples/<trial>.png``, test images with their reconstructions in ``samples/<trial>-reconstructed.png``, and codes
-    of validation images with their labels in ``samples/<trial>-latents.npz``.
+    first, so that a reader who died before writing them down gets them again. An ended member's weights then stand in
+    ``members/<trial>.pt``, its samples in ``samples/<trial>.png``, test images with their reconstructions in
+    ``samples/<trial>-reconstructed.png``, and codes of validation images with their labels in
+    ``samples/<trial>-latents.npz``.
 
     Args:
         note: is told of a checkpoint that cannot be read.
         stopped: names members that are to end where they stand; asked before every interval. They are measured on the
             test split and leave the pack.
     """
-    pack = Pack(members, evaluation.data)
-    last, every = members[0].epochs, members[0].evaluate_every
+    training = _Training(members, evaluation, folder)
+    pack, every = training.pack, members[0].evaluate_every
     checkpoints = folder / "packs" / pack_name(members) if folder else None
-    rows: Rows = []
     if checkpoints and (found := newest(checkpoints, note)):
-        pack.restore(found)
-        rows = found["rows"]
-        yield rows
-    while pack.members and pack.epoch < last:
-        rows = []
+        training.restore(found)
+        yield from found["rows"]
+    while pack.members and pack.epoch < training.last:
+        rows: Rows = []
         names = stopped()
         if halted := [m for m in pack.members if m.trial in names]:
-            rows += [_measured(pack, evaluation, m, Status.STOPPED, folder) for m in halted]
+            rows += [training.ended(m, Status.STOPPED) for m in halted]
             pack.drop(halted)
-        while pack.members and pack.epoch < last:
+        while pack.members and pack.epoch < training.last:
             pack.train_epoch()
             if lost := pack.diverged():
                 why = f"the loss was not finite in epoch {pack.epoch}"
-                rows += [
-                    _row(pack, m, evaluation.failed(m, ("validation", "test"), why), Status.DIVERGED) for m in lost
-                ]
+                rows += [training.failed(m, Status.DIVERGED, why) for m in lost]
                 pack.drop(lost)
-            if not pack.members or pack.epoch % every == 0 or pack.epoch == last:
+            if not pack.members or pack.epoch % every == 0 or pack.epoch == training.last:
                 break
-        ending = pack.epoch == last
-        failed: list[Member] = []
-        for member in pack.members:
-            row = _measured(pack, evaluation, member, Status.DONE if ending else Status.RUNNING, folder)
-            rows.append(row)
-            if row["status"] == Status.FAILED:
-                failed.append(member)
-        if failed:
-            pack.drop(failed)
+        evaluated, later = training.evaluated()
+        batches = [batch for batch in (rows + evaluated, later) if batch]
         if checkpoints:
-            keep({**pack.state(), "rows": rows}, checkpoints)
-        yield rows
+            keep({**training.state(), "rows": batches}, checkpoints)
+        yield from batches
 
 
-def _measured(
-    pack: Pack, evaluation: Measurements, member: Member, status: Status, folder: Path | None
-) -> dict[str, Any]:
-    """A member's row; where its status is final, with the test split, its weights and its samples."""
-    started, index = time.perf_counter(), pack.members.index(member)
-    final = status in (Status.DONE, Status.STOPPED)
-    try:
-        splits = ("validation", "test") if final else ("validation",)
-        metrics = evaluation.measure(pack.objective, pack.one(index), member, splits)
-    except torch.OutOfMemoryError:
-        raise
-    except (ArithmeticError, RuntimeError, ValueError) as error:
-        # this member's numbers, not the machine: the others of its pack go on
-        status = Status.FAILED
-        why = f"{type(error).__name__}: {error}"
-        metrics = evaluation.failed(member, ("validation", "test"), why)
-    pack.seconds[member.trial] += time.perf_counter() - started
-    row = _row(pack, member, metrics, status)
-    if status in (Status.DONE, Status.STOPPED) and folder:
-        row["checkpoint"] = _kept(pack, evaluation, index, folder)
-    return row
+class _Training:
+    """A pack on its way, with its members' courses."""
 
+    def __init__(self, members: Sequence[Member], evaluation: Measurements, folder: Path | None) -> None:
+        self.pack, self.evaluation, self.folder = Pack(members, evaluation.data), evaluation, folder
+        self.last = members[0].epochs
+        self.courses = {m.trial: Course(m.watched, m.restore, m.patience) for m in members}
+        # validation metrics of the weights that each would end with
+        self.best: dict[str, dict[str, Any]] = {}
 
-def _row(pack: Pack, member: Member, metrics: dict[str, Any], status: Status) -> dict[str, Any]:
-    """A row as the results store takes it: reasons, flags and estimators are JSON text."""
-    images = len(pack.data.images["train"]) * pack.epoch
-    trained = pack.trained[member.trial]
-    error = next(iter(metrics["reasons"].values())) if status in (Status.DIVERGED, Status.FAILED) else None
-    row = {
-        "trial": member.trial,
-        "epoch": pack.epoch,
-        "status": str(status),
-        "error": error,
-        "diverged": float(status is Status.DIVERGED),
-        "seconds": pack.seconds[member.trial],
-        "examples_per_second": images / trained if trained else math.nan,
-        **metrics,
-    }
-    return {key: json.dumps(v, sort_keys=True) if isinstance(v, dict) else v for key, v in row.items()}
+    def state(self) -> dict[str, Any]:
+        kept = {m.trial for m in self.pack.members}
+        courses = {trial: course.state() for trial, course in self.courses.items() if trial in kept}
+        best = {trial: json.dumps(row) for trial, row in self.best.items() if trial in kept}
+        return {**self.pack.state(), "courses": courses, "best_rows": best}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.pack.restore(state)
+        for trial, course in state["courses"].items():
+            self.courses[trial].resumed(course)
+        self.best = {trial: json.loads(row) for trial, row in state["best_rows"].items()}
+
+    def evaluated(self) -> tuple[Rows, Rows]:
+        """Rows of all members, and further ones of those that end with weights of another evaluation; these leave."""
+        rows: Rows = []
+        later: Rows = []
+        gone: list[Member] = []
+        for member in self.pack.members:
+            memory: dict[Any, Any] = {}
+            metrics = self._measured(member, self._index(member), "validation", memory)
+            if isinstance(metrics, str):
+                rows.append(self.failed(member, Status.FAILED, metrics))
+                gone.append(member)
+                continue
+            course, best = self.courses[member.trial], self._entered(member, metrics)
+            ends = self.pack.epoch == self.last or (member.patience is not None and course.levelled)
+            if not (ends and best):
+                rows.append(self._row(member, metrics, Status.RUNNING))
+            if ends:
+                (rows if best else later).append(self.ended(member, Status.DONE, memory if best else None))
+                gone.append(member)
+        if gone:
+            self.pack.drop(gone)
+        return rows, later
+
+    def ended(self, member: Member, status: Status, memory: dict[Any, Any] | None = None) -> dict[str, Any]:
+        """A member's final row, of its best weights.
+
+        Args:
+            memory: of what was fitted when these weights were measured on the validation split.
+        """
+        index = self._index(member)
+        if member.trial not in self.best:  # told to stop before its first evaluation
+            metrics = self._measured(member, index, "validation", {})
+            if isinstance(metrics, str):
+                return self.failed(member, Status.FAILED, metrics)
+            self._entered(member, metrics)
+        tested = self._measured(member, index, "test", {} if memory is None else memory, best=True)
+        if isinstance(tested, str):
+            return self.failed(member, Status.FAILED, tested)
+        metrics = self.best[member.trial]
+        texts = {key: {**tested[key], **metrics[key]} for key in ("estimators", "reasons", "flags")}
+        row = self._row(member, {**tested, **metrics, **texts}, status)
+        row["best_epoch"] = self.courses[member.trial].best
+        if self.folder:
+            row["checkpoint"] = _kept(self.pack, self.evaluation, index, self.folder)
+        return row
+
+    def failed(self, member: Member, status: Status, why: str) -> dict[str, Any]:
+        """The final row of a member that cannot be measured."""
+        metrics = self.evaluation.failed(member, ("validation", "test"), why)
+        return self._row(member, metrics, status, why)
+
+    def _index(self, member: Member) -> int:
+        return self.pack.members.index(member)
+
+    def _entered(self, member: Member, metrics: dict[str, Any]) -> bool:
+        """Enter an evaluation in the member's course; whether its weights are the best so far."""
+        best = self.courses[member.trial].take(self.pack.epoch, metrics)
+        if best:
+            self.pack.mark(self._index(member))
+            self.best[member.trial] = metrics
+        return best
+
+    def _measured(
+        self, member: Member, index: int, split: str, memory: dict[Any, Any], best: bool = False
+    ) -> dict[str, Any] | str:
+        """Metrics on a split, or why there are none: this member's numbers, not the machine; the others go on."""
+        started = time.perf_counter()
+        try:
+            return self.evaluation.measure(self.pack.objective, self.pack.one(index, best), member, (split,), memory)
+        except torch.OutOfMemoryError:
+            raise
+        except (ArithmeticError, RuntimeError, ValueError) as error:
+            return f"{type(error).__name__}: {error}"
+        finally:
+            self.pack.seconds[member.trial] += time.perf_counter() - started
+
+    def _row(self, member: Member, metrics: dict[str, Any], status: Status, error: str | None = None) -> dict[str, Any]:
+        """A row as the results store takes it: reasons, flags and estimators are JSON text."""
+        pack, course = self.pack, self.courses[member.trial]
+        images = len(pack.data.images["train"]) * pack.epoch
+        trained = pack.trained[member.trial]
+        row = {
+            "trial": member.trial,
+            "epoch": pack.epoch,
+            "best_epoch": pack.epoch if error is None else None,
+            "restored_by": str(course.restore),
+            "levelled": float(error is None and course.levelled),
+            "status": str(status),
+            "error": error,
+            "diverged": float(status is Status.DIVERGED),
+            "seconds": pack.seconds[member.trial],
+            "examples_per_second": images / trained if trained else math.nan,
+            **metrics,
+        }
+        return {key: json.dumps(v, sort_keys=True) if isinstance(v, dict) else v for key, v in row.items()}
 
 
 def _kept(pack: Pack, evaluation: Measurements, index: int, folder: Path) -> str:
     """Write a member's weights, samples and codes; where its weights are, below the folder."""
     member = pack.members[index]
-    parameters = pack.one(index)
+    parameters = pack.one(index, best=True)
     relative = Path("members") / f"{member.trial}.pt"
     # clones: a slice of a stack would be saved with the whole stack behind it
     weights = tree_map(lambda leaf: leaf.clone().cpu(), parameters)

@@ -21,7 +21,7 @@ from gimtune.training.adam import Adam
 from gimtune.training.device import Resident, precision
 from gimtune.vocabulary import Member
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Pack:
@@ -53,6 +53,10 @@ class Pack:
             [data.constants(self.objective, m, "train") for m in members],
         )
         self.optimisers = self._optimisers()
+        # the weights to end with, where they may be others than the last
+        self._best: dict[str, dict[str, Tensor]] | None = None
+        if first.restore != "last":
+            self._best = tree_map(lambda leaf: leaf.detach().clone(), self.parameters)
 
     def _stack(self, parameters: Sequence[Any], constants: Sequence[Constants]) -> None:
         self.parameters: dict[str, dict[str, Tensor]] = tree_map(
@@ -129,12 +133,21 @@ class Pack:
         moments = {name: optimiser.moments(lambda leaf: leaf[index]) for name, optimiser in self.optimisers.items()}
         self.parameters = tree_map(lambda leaf: leaf.detach()[index].requires_grad_(), self.parameters)
         self.constants = tree_map(lambda leaf: leaf[index], self.constants)
+        if self._best is not None:
+            self._best = tree_map(lambda leaf: leaf[index], self._best)
         self.optimisers = self._optimisers(moments)
 
-    def one(self, index: int) -> dict[str, dict[str, Tensor]]:
-        """Parameters of one member."""
-        chosen: dict[str, dict[str, Tensor]] = tree_map(lambda leaf: leaf.detach()[index], self.parameters)
+    def one(self, index: int, best: bool = False) -> dict[str, dict[str, Tensor]]:
+        """Parameters of one member: as they are, or as they were when they were last marked as its best."""
+        stack = self.parameters if self._best is None or not best else self._best
+        chosen: dict[str, dict[str, Tensor]] = tree_map(lambda leaf: leaf.detach()[index], stack)
         return chosen
+
+    @torch.no_grad()
+    def mark(self, index: int) -> None:
+        """Keep a member's weights as they are: its best so far."""
+        if self._best is not None:
+            tree_map(lambda kept, leaf: kept[index].copy_(leaf[index]), self._best, self.parameters)
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs, as tensors and plain values."""
@@ -144,6 +157,7 @@ class Pack:
             "epoch": self.epoch,
             "precision": str(self.objective.precision).removeprefix("torch."),
             "parameters": tree_map(lambda leaf: leaf.detach(), self.parameters),
+            "best": self._best,
             "optimisers": {name: optimiser.moments() for name, optimiser in self.optimisers.items()},
             "seconds": dict(self.seconds),
             "trained": dict(self.trained),
@@ -156,6 +170,8 @@ class Pack:
         if self.members:
             self.parameters = tree_map(lambda leaf: leaf.to(self.device).requires_grad_(), state["parameters"])
             self.optimisers = self._optimisers(tree_map(lambda leaf: leaf.to(self.device), state["optimisers"]))
+            if self._best is not None:
+                self._best = tree_map(lambda leaf: leaf.to(self.device), state["best"])
         self.epoch, self.seconds, self.trained = state["epoch"], dict(state["seconds"]), dict(state["trained"])
 
 

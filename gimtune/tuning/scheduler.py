@@ -78,7 +78,8 @@ class Halving(InOrder):
         halted = [
             name
             for name, row in rows.items()
-            if row["status"] == Status.RUNNING and not self.rungs.report(name, row["epoch"], row)
+            # those that have ended are recorded as well: they are in the reports that a resumed study reads
+            if "epoch" in row and not self.rungs.report(name, row["epoch"], row) and row["status"] == Status.RUNNING
         ]
         pack = trial.config["pack"]
         _tell(Path(pack["folder"]) / "packs" / pack["name"], halted)
