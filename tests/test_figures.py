@@ -19,6 +19,7 @@ from gimtune.analysis.figures import views
 from gimtune.analysis.figures.fronts import interactive_front, static_front
 from gimtune.analysis.figures.gallery import FIGURES
 from gimtune.analysis.figures.look import PAPER, SCREEN
+from gimtune.results.store import Store
 from gimtune.training import samples as kept
 
 
@@ -80,7 +81,7 @@ def test_every_figure_is_drawn_or_is_none(name: str, tmp_path: Path) -> None:
         if name == "usual" and static is not None and interactive is not None:
             static.draw_without_rendering()
             interactive.to_json()
-    missing = {"samples", "latents"}
+    missing = {"samples", "latents", "courses"}
     if name in ("usual", "flagged"):
         assert drawn == {*FIGURES} - missing
     if name in ("nothing", "unfinished"):
@@ -266,3 +267,34 @@ def test_damaged_and_hostile_samples_are_left_out(tmp_path: Path, monkeypatch: p
     figure = FIGURES["samples"].static(found, tmp_path / "run")
     assert figure is not None
     assert len(figure.axes) == 1
+
+
+# Over training
+
+
+def test_a_line_goes_from_the_first_evaluation_to_the_last_and_members_that_left_stay_in_its_mean(
+    tmp_path: Path,
+) -> None:
+    table = trials(levelled=[1.0, 1.0, 1.0, 0.0] * 2, epoch=40)
+    fids = {"t0": [60.0, 50.0], "t1": [80.0], "t2": [40.0, 30.0], "t3": [50.0, 33.0]}
+    with Store(tmp_path / "study.db", create=True) as store:
+        store.plan([{"trial": t} for t in table["trial"]])
+        for trial, values in fids.items():
+            for epoch, fid in enumerate(values, 1):
+                store.report([{"trial": trial, "epoch": 20 * epoch, "fid": fid, "probe_codes": 0.5 + 0.1 * epoch}])
+        reports = store.reports()
+    rows = views.course(table, reports, "fid", "probe_codes")
+    lines = dict(rows.groupby("weight"))
+    assert lines[0.1]["fid"].tolist() == [70.0, 65.0]
+    assert lines[0.1]["probe_codes"].tolist() == pytest.approx([0.6, 0.65])
+    assert lines[1.0]["fid"].tolist() == [45.0, 31.5]
+    assert [lines[w]["levelled"].all() for w in (0.1, 1.0)] == [True, False]
+    assert set(rows["model"]) == {"vae"}  # nothing was reported of the other
+    found, kind = front(table), FIGURES["courses"]
+    drawn, shown = kind.static(found, tmp_path), kind.interactive(found, tmp_path)
+    assert drawn is not None
+    assert shown is not None
+    drawn.draw_without_rendering()
+    assert [len(trace.x) for trace in shown.data] == [2, 2]
+    assert [trace.marker.symbol[-1] for trace in shown.data] == ["circle", "circle-open"]
+    assert views.some(range(100), 3) == [0, 50, 99]

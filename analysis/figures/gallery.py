@@ -15,7 +15,7 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
-from gimtune.analysis.figures import fronts, members, planes, sweeps
+from gimtune.analysis.figures import courses, fronts, members, planes, sweeps
 from gimtune.analysis.figures.views import band
 from gimtune.results.pareto import Front
 
@@ -84,6 +84,13 @@ FIGURES: Mapping[str, Kind] = MappingProxyType(
         "weights_probe_codes": _weights("probe_codes", "Probe accuracy against the restriction's weight"),
         "weights_mi_noised": _weights("mi_noised", "Mutual information against the restriction's weight"),
         "weights_restriction": _weights("restriction", "What the restriction costs, against its weight"),
+        "courses": Kind(
+            "The trade-off over training",
+            "A panel is a model, a line a weight, from the first evaluation to the last: means over seeds and all "
+            "else. An open end: not all of its members had levelled off, and further epochs may move it.",
+            courses.static_courses,
+            courses.interactive_courses,
+        ),
         "parallel": Kind(
             "Parallel coordinates",
             "A line is a trial, its place on each axis the value; below the axis where there is none.",

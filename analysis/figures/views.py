@@ -155,6 +155,39 @@ def _lines(rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     return rows.assign(line=line), tuple(averaged)
 
 
+def some(weights: Iterable[float], most: int = _WEIGHTS) -> list[float]:
+    """At most so many different weights, from the smallest to the largest."""
+    different = sorted({*weights})
+    places = np.linspace(0, len(different) - 1, min(most, len(different))).round().astype(int)
+    return [different[place] for place in places]
+
+
+def course(points: pd.DataFrame, reports: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """Two metrics as training went on: one row per model, weight and epoch, a mean over members.
+
+    A member that ended before others of its line stays in their mean as it last was, so that a line does not turn where
+    one leaves.
+
+    Returns:
+        ``model``, ``weight``, ``epoch``, both metrics, ``members``, and ``levelled``, whether all of them had at their
+        end; lines with one evaluation are left out.
+    """
+    who = points.reindex(columns=["trial", "model", "weight", "levelled"]).rename(columns={"levelled": "flat"})
+    rows = reports.reindex(columns=["trial", "epoch", x, y]).merge(who, on="trial")
+    rows = rows[np.isfinite(rows[[x, y]].to_numpy(dtype=float)).all(1)]
+    found = []
+    for (model, weight), line in rows.groupby(["model", "weight"]):
+        if weight not in some(rows.loc[rows["model"] == model, "weight"]):
+            continue
+        wide = line.pivot_table([x, y], "epoch", "trial").ffill().dropna()
+        if len(wide) > 1:
+            means = pd.DataFrame({metric: wide[metric].mean(axis=1) for metric in (x, y)}).reset_index()
+            flat = line.groupby("trial")["flat"].first().fillna(0)
+            told = {"model": model, "weight": weight, "members": len(flat), "levelled": bool((flat == 1).all())}
+            found.append(means.assign(**told))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
 class RateDistortion(NamedTuple):
     """Members of side q on the rate-distortion plane.
 
