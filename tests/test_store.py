@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from gimtune.results.load import load
-from gimtune.results.store import Store
+from gimtune.results.store import EARLIER, Store
 from gimtune.vocabulary import Status
 
 
@@ -98,11 +98,13 @@ def test_a_store_of_an_earlier_format_is_read_and_not_written(tmp_path):
     with Store(path, create=True) as store:
         store.plan([{"trial": "a", "model": "vae", "status": "planned"}])
     with contextlib.closing(sqlite3.connect(path)) as db, db:
-        db.execute("ALTER TABLE trials DROP COLUMN assignment")
+        for column in EARLIER["3"]:
+            db.execute(f"ALTER TABLE trials DROP COLUMN {column}")
         db.execute("UPDATE meta SET value='3' WHERE key='format'")
     study = load(tmp_path)
     assert study.trials["assignment"].tolist() == [None]
-    assert study.older == "made by an earlier version (format 3): it lacks assignment"
+    assert study.trials["levelled"].isna().all()
+    assert study.older == f"made by an earlier version (format 3): it lacks {', '.join(EARLIER['3'])}"
     with pytest.raises(ValueError, match="format '3'; this version goes on with 5"):
         Store(path, create=True)
     with contextlib.closing(sqlite3.connect(path)) as db, db:
