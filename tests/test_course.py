@@ -164,7 +164,7 @@ def test_members_end_when_they_have_levelled_off_with_their_best_weights(losses,
     found = courses(batches)
     ends = [found[one.trial][-1] for one in members()]
     assert len({row["epoch"] for row in ends}) > 1  # they leave their pack one by one
-    assert {row["best_epoch"] < row["epoch"] for row in ends} == {True, False}
+    assert any(row["best_epoch"] < row["epoch"] for row in ends)
     for one, row in zip(members(), ends, strict=True):
         history = {r["epoch"]: r for r in found[one.trial][:-1]}
         assert {r["status"] for r in history.values()} == {"running"}
@@ -206,13 +206,14 @@ def test_killed_anywhere_it_ends_alike(losses, whole, tmp_path, after):
 
 
 def test_a_member_that_is_told_to_stop_ends_with_its_best_weights(losses, tmp_path):
-    one = dataclasses.replace(members()[0], patience=None)
+    # told that more is better, so that training makes it worse
+    one = dataclasses.replace(members()[0], patience=None, watched={"loss": "max"})
     asked = iter([(), (), (), (), (), (one.trial,)])
     *history, (row,) = run([one], losses, tmp_path, stopped=lambda: next(asked))
     found = {rows[0]["epoch"]: rows[0]["loss"] for rows in history}
     assert (row["status"], row["epoch"]) == ("stopped", 10)
-    assert row["best_epoch"] == min(found, key=found.get) < 10
-    assert row["loss"] == min(found.values())
+    assert row["best_epoch"] == max(found, key=found.get) < 10
+    assert row["loss"] == max(found.values())
 
 
 def test_the_error_of_the_loss_is_that_of_its_minibatches(losses):
