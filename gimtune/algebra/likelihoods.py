@@ -148,16 +148,28 @@ class Laplace(Likelihood):
 @LIKELIHOODS.register
 @dataclass(frozen=True)
 class Features(Likelihood):
-    """N(f(mean), I) of a critic's last hidden layer f, in place of pixels: `log_prob` takes f(x) and f(mean).
+    """N(f(mean), I) of a critic's early features f, in place of pixels: `log_prob` takes f(x) and f(mean).
 
-    Source: Larsen et al. 2016, eq. 8.
+    The unit of all features is their root mean square deviation over the minibatch's images, as the paper's critic has
+    it by batch normalisation: the scale of a critic's weights is arbitrary, and at a unit variance all that they do not
+    amplify would be noise.
+
+    Attributes:
+        standardised: ``False`` takes the features as they are.
+
+    Source: Larsen et al. 2016, eq. 8; its code (`model/aegan.py`: after the third convolution).
     """
 
     name: ClassVar[str] = "features"
     of_critic: ClassVar[bool] = True
+    standardised: bool = True
 
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
-        return -0.5 * ((x - output).square() + math.log(2 * math.pi)).flatten(1).sum(1)
+        x, output = x.flatten(1), output.flatten(1)
+        error = (x - output).square()
+        if self.standardised:
+            error = error / x.var(0, correction=0).mean().detach().clamp_min(1e-12)
+        return -0.5 * (error + math.log(2 * math.pi)).sum(1)
 
     def mean(self, output: Tensor) -> Tensor:
         return output.sigmoid()

@@ -45,7 +45,9 @@ def terms(view: View) -> dict[str, Estimate]:
             accuracies[name] = accuracies.get(name, 0.0) + share * float(value)
     divergences = sums[1:]
     view.once(("losses", view.split), lambda: losses)
-    of_critic = "unit-variance Gaussian of the critic's last hidden layer" if objective.likelihood.of_critic else ""
+    of_critic = (
+        "Gaussian of the critic's features, in units of their deviation" if objective.likelihood.of_critic else ""
+    )
     values = {
         "likelihood_x": Estimate(float(sums[0]), estimator=of_critic),
         "restriction": Estimate(float((constants.weights * divergences).sum())),

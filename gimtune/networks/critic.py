@@ -43,11 +43,12 @@ class CriticNetwork(nn.Module):
             self.head = nn.Linear(hidden[-1], 1)
 
     def forward(self, inputs: Tensor, features: bool = False) -> Tensor:
-        """Logits, or the last hidden layer's values (n, hidden[-1])."""
+        """Logits, or an image's features (n, k): after the convolutions, or without them after the first layer."""
         image, codes = inputs[:, : self.pixels], inputs[:, self.pixels :]
-        values: Tensor = self.dense(torch.cat([self.convolutions(image), codes], -1))
+        seen = self.convolutions(image)
         if features:
-            return values
+            return seen if len(self.convolutions) else self.dense[:2](seen)
+        values: Tensor = self.dense(torch.cat([seen, codes], -1))
         # a product of a matrix and one vector rounds by where a member stands in its pack, a sum of products does not
         return (values * self.head.weight[0]).sum(-1) + self.head.bias
 

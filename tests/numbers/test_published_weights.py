@@ -222,9 +222,12 @@ def test_avb():
 def test_vae_gan(gamma):
     # andersbll/autoencoding_beyond_pixels, model/aegan.py: the decoder's gradients are recon_vs_gan_weight of the
     # reconstruction and 1 less it of the GAN's, the encoder has none of the latter. Its GAN loss is the saturating
-    # minimax, ours the non-saturating one; the fakes are prior samples alone (its flag discriminate_sample_z).
+    # minimax, ours the non-saturating one; the fakes are prior samples alone (its flag discriminate_sample_z). Its
+    # NLLNormal has sigma 1, of features that batch normalisation has put in units of their deviation; ours have one.
     world = World("vae_gan", {"gamma": gamma})
-    recon = -world.objective.likelihood.log_prob(world.features(world.x), world.features(world.seen)).mean()
+    real, seen = world.features(world.x), world.features(world.seen)
+    deviation = (real.detach() - real.detach().mean(0)).square().mean().sqrt()
+    recon = 0.5 * squared(real / deviation, seen / deviation)
     gan = binary_cross_entropy(torch.sigmoid(world.logit("data_js", world.made)), torch.ones(BATCH).double())
     same(world, gamma * recon + (1 - gamma) * gan, factor=1 / gamma, modules=("decoder",))
     same(world, recon + rate(world.mu, world.sigma), modules=("encoder",))
