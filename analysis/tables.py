@@ -15,7 +15,7 @@ from gimtune.results.varied import parameters, varied
 from gimtune.vocabulary import Direction
 
 #: Metrics shown beside the objectives where there is room; pareto.csv has them all.
-CONTEXT = ("fid_floor", "fid_expost", "mi", "mi_lower", "restriction")
+CONTEXT = ("fid_floor", "fid_expost", "mi_noised", "mi_lower", "restriction")
 #: More rows than these have no contributions: they take a comparison of each with each.
 _CONTRIBUTIONS = 2000
 #: A column of more values than these makes no groups.

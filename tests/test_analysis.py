@@ -37,7 +37,7 @@ GOOD: dict[str, Value] = {
     "probe_codes": 0.9,
     "test_fid": 55.0,
     "test_probe_codes": 0.88,
-    "mi": 9.0,
+    "mi_q": 9.0,
     "mi_lower": 6.0,
     "restriction": 3.0,
     "restriction/posterior_kl": 3.0,
@@ -136,7 +136,7 @@ def volume(points: list[tuple[float, ...]], corner: tuple[float, ...]) -> float:
 
 
 small = st.one_of(st.integers(0, 5).map(float), st.just(math.nan), st.just(math.inf))
-KEYS = ["fid", "probe_codes", "mi"]
+KEYS = ["fid", "probe_codes", "mi_q"]
 
 
 @given(st.lists(st.tuples(small, small, small), max_size=9), st.permutations(KEYS), st.integers(2, 3), st.booleans())
@@ -220,8 +220,8 @@ def test_pinned_reference_makes_hypervolume_grow_with_the_study(run: Path) -> No
         (["fid", "beauty"], "beauty: no such metric; there are likelihood"),
         (["fid", "mi_gap"], "mi_gap: it only describes; say mi_gap=min or mi_gap=max"),
         (["fid", "test_probe_codes"], "chosen on the validation split; use probe_codes"),
-        ({"fid": "max", "mi": "max"}, "fid: direction 'max'; allowed: min"),
-        ({"fid": "down", "mi": "max"}, "fid: direction 'down'; allowed: min"),
+        ({"fid": "max", "mi_q": "max"}, "fid: direction 'max'; allowed: min"),
+        ({"fid": "down", "mi_q": "max"}, "fid: direction 'down'; allowed: min"),
         (["fid"], "two or more"),
     ],
 )
@@ -231,7 +231,7 @@ def test_bad_objectives(objectives: dict[str, str] | list[str], says: str) -> No
 
 
 def test_a_describing_metric_takes_the_direction_given() -> None:
-    assert directions({"mi_gap": "min", "mi": ""}) == {"mi_gap": "min", "mi": "max"}
+    assert directions({"mi_gap": "min", "mi_q": ""}) == {"mi_gap": "min", "mi_q": "max"}
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_mixes_are_refused_until_one_is_chosen(
 
 def test_features_may_be_mixed_where_no_distance_is_an_objective(tmp_path: Path) -> None:
     trials = study(tmp_path, [member(0, fid_features="inception"), member(1)]).trials
-    assert len(front(trials, ["mi", "probe_codes"]).points) == 2
+    assert len(front(trials, ["mi_q", "probe_codes"]).points) == 2
 
 
 # Stores
@@ -402,9 +402,9 @@ def test_printed_front_marks_what_is_not_to_be_trusted(tmp_path: Path) -> None:
 
 
 def test_command_line_chooses_objectives(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(run), "--objectives", "mi", "fid=min"]) == 0
-    assert "reference point mi" in capsys.readouterr().out
-    assert main([str(run), "--objectives", "mi", "fid=max"]) == 2
+    assert main([str(run), "--objectives", "mi_q", "fid=min"]) == 0
+    assert "reference point mi_q" in capsys.readouterr().out
+    assert main([str(run), "--objectives", "mi_q", "fid=max"]) == 2
     assert capsys.readouterr().err == "objective fid: direction 'max'; allowed: min\n"
 
 
@@ -454,6 +454,6 @@ def test_collapsed_points_do_not_stretch_the_axes(tmp_path: Path) -> None:
 
 
 def test_three_objectives_have_a_front_but_no_line(run: Path) -> None:
-    found = front(load(run).trials, ["fid", "probe_codes", "mi"])
+    found = front(load(run).trials, ["fid", "probe_codes", "mi_q"])
     assert found.hypervolume > 0
     assert not static_front(found).axes[0].lines

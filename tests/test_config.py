@@ -70,7 +70,7 @@ BAD = [
     (["data.pair=mnist", "models=[cyclegan]"], "data=mnist", "no IDX files"),
     (["likelihood=poisson"], "likelihood=poisson", "bernoulli"),
     (["network=conv", "network.channels=[8,8,8,8]"], "network.channels=[8, 8, 8, 8]", "halved"),
-    (["objectives={fid: max, mi: max}"], "objectives.fid=max", "allowed is min"),
+    (["objectives={fid: max, mi_q: max}"], "objectives.fid=max", "allowed is min"),
     (["objectives={fid: min}"], "objectives=", "two or more"),
     (["metrics.fid_features=vgg"], "metrics.fid_features=vgg", "classifier"),
     (["metrics.inception_weights=/nowhere.pth"], "metrics.inception_weights=/nowhere.pth", "no such file"),

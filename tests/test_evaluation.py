@@ -71,22 +71,24 @@ def test_the_batch_size_of_the_formula_is_the_members(small, pack):
     # 72 images in batches of at most 50 are two of 36: means of equal parts
     row = measured(pack, small, ("validation",))
     assert row["loss"] == pytest.approx(row["restriction"] - row["likelihood_x"], rel=1e-12)
-    assert row["mi_gap"] == pytest.approx(row["mi"] + row["loss"], rel=1e-12)
+    assert row["mi_gap"] == pytest.approx(row["mi_q"] + row["loss"], rel=1e-12)
 
 
 def test_the_information_estimates_bracket(small, pack):
     row = measured(pack, small, ("validation",))
-    assert row["mi_lower"] <= math.log(row["mi_images"])
+    assert row["mi_images"] == 217
+    assert row["mi_lower"] < row["mi_upper"]
     assert 2 < row["mi_lower"] < row["mi_q"]  # far enough apart for 72 codes
+    assert 0 < row["mi_upper_se"] < 0.5
     # the Gaussian has the largest entropy, so that the estimate is between I_q and the rate, whatever q(z) is
     assert row["mi_q"] <= row["restriction/posterior_kl"]
     assert row["mi_noised"] < row["mi_q"]
 
 
-@pytest.mark.parametrize(("information", "flagged"), [(0.0, True), (0.5, True), (5.0, False), (math.nan, False)])
+@pytest.mark.parametrize(("information", "flagged"), [(0.0, True), (0.1, True), (5.0, False), (math.nan, False)])
 def test_accuracy_on_codes_above_fanos_bound_is_flagged(small, pack, monkeypatch, information, flagged):
     view = small.view(pack.objective, pack.one(0), pack.members[0], "validation")
-    assert view.value("probe_codes") > 0.6
+    assert view.value("probe_codes") > 0.4
     assert not view.estimate("probe_codes").flag
     view = small.view(pack.objective, pack.one(0), pack.members[0], "validation")
     monkeypatch.setattr(view, "value", {"mi_q": information}.__getitem__)
@@ -136,7 +138,7 @@ def test_what_is_not_defined_is_nan_with_a_reason(small, prior, module, name, va
     missing = {key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
     assert {"loss", "test_loss"} <= missing
     assert all(math.isnan(row[key]) for key in missing)
-    assert set(row["reasons"]) == missing
+    assert set(row["reasons"]) == {key for key in missing if not key.endswith("_se")}
     assert all(row["reasons"].values())
     if module == "encoder" and math.isnan(value):
         assert {"active_units", "probe_codes", "mi_lower"} <= missing

@@ -39,10 +39,10 @@ def trials(**columns: object) -> pd.DataFrame:
             "status": "done",
             "fid": [50.0, 52.0, 30.0, 33.0, 80.0, 78.0, 60.0, 61.0],
             "probe_codes": [0.90, 0.91, 0.80, 0.81, 0.95, 0.94, 0.93, 0.92],
-            "mi": np.linspace(5, 20, 8),
             "mi_q": np.linspace(5, 20, 8),
             "mi_noised": np.linspace(4, 12, 8),
             "mi_lower": np.linspace(3, 5.9, 8),
+            "mi_upper": np.linspace(3.2, 11, 8),
             "likelihood_x": -np.linspace(30, 20, 8),
             "restriction": np.linspace(0.1, 3, 8),
             "restriction/posterior_kl": [3.0, 3.1, 9.0, 9.1] + [math.nan] * 4,
@@ -56,7 +56,7 @@ def trials(**columns: object) -> pd.DataFrame:
 
 STUDIES = {
     "usual": trials(),
-    "nan": trials(mi=math.nan, mi_q=math.nan, mi_noised=[math.nan] * 4 + [1.0] * 4, prior=None, model=None),
+    "nan": trials(mi_q=math.nan, mi_noised=[math.nan] * 4 + [1.0] * 4, prior=None, model=None),
     "one model, one seed": trials().iloc[[0, 2]],
     "collapsed": trials(active_units=0, mi_noised=0.0),
     "flagged": trials(flags=json.dumps({"restriction/posterior_kl": "no estimate", "test_fid": "?"})),
@@ -94,13 +94,13 @@ def test_every_figure_is_drawn_or_is_none(name: str, tmp_path: Path) -> None:
 
 def test_three_objectives_and_no_distance(tmp_path: Path) -> None:
     table = trials(fid_features=["classifier:1", "inception"] * 4)
-    found = front(table, ["mi", "probe_codes", "mi_lower"])
+    found = front(table, ["mi_q", "probe_codes", "mi_lower"])
     for kind in FIGURES.values():
         kind.static(found, tmp_path)
         kind.interactive(found, tmp_path)
     # distances of two networks do not share an axis
     assert set(views.measured(found.points, ["fid"])["fid_features"]) == {"classifier:1"}
-    assert len(views.measured(found.points, ["mi"])) == len(table)
+    assert len(views.measured(found.points, ["mi_q"])) == len(table)
 
 
 # Thinning

@@ -18,8 +18,8 @@ from gimtune.analysis import front
 from gimtune.analysis.statistics.attainment import attainment, attainment_difference, configuration, mean_front
 from gimtune.results.pareto import contributions, dominance_rank
 
-KEYS = ["fid", "probe_codes", "mi"]
-SIGNS = {"fid": 1, "probe_codes": -1, "mi": -1}
+KEYS = ["fid", "probe_codes", "mi_q"]
+SIGNS = {"fid": 1, "probe_codes": -1, "mi_q": -1}
 Costs = tuple[float, ...]
 
 small = st.one_of(st.integers(0, 5).map(float), st.sampled_from([math.nan, math.inf]))

@@ -20,7 +20,7 @@ from gimtune.results.store import Store
 from gimtune.tuning.mo_asha import PRIORITIES, Rungs, farthest_first, fronts, goes_on, scalarised_place
 
 OBJECTIVES = {"fid": "min", "probe_codes": "max"}
-METRICS = ("fid", "probe_codes", "mi")
+METRICS = ("fid", "probe_codes", "mi_q")
 BAD = (math.nan, math.inf, -math.inf)
 REDUCTIONS = st.sampled_from([1.3, 2, 2.5, 3, 4])
 
@@ -551,8 +551,8 @@ import numpy as np
 states = random.getstate(), np.random.get_state()[1].tolist()
 from gimtune.tuning.mo_asha import Rungs
 for priority in ("epsilon_net", "scalarisation"):
-    rungs = Rungs({"fid": "min", "mi": "max"}, max_epochs=9, priority=priority)
-    print([rungs.report(str(i), 1, {"fid": i * 7 % 5, "mi": i * 3 % 7}) for i in range(30)])
+    rungs = Rungs({"fid": "min", "mi_q": "max"}, max_epochs=9, priority=priority)
+    print([rungs.report(str(i), 1, {"fid": i * 7 % 5, "mi_q": i * 3 % 7}) for i in range(30)])
 assert states == (random.getstate(), np.random.get_state()[1].tolist())
 assert not {"ray", "torch", "optuna", "pandas"} & set(sys.modules)
 """

@@ -109,7 +109,7 @@ def test_gauges_are_at_the_nodes_metrics_endpoint(tmp_path):
     )
     try:
         gauges = Gauges("tradeoff", "20260101-120000")
-        gauges.show(tally, best, 20.0, {("vae", "mi"): 3.5, ("vae", "fid"): math.nan})
+        gauges.show(tally, best, 20.0, {("vae", "mi_q"): 3.5, ("vae", "fid"): math.nan})
         deadline, text = time.monotonic() + 60, ""
         while "gimtune_latest" not in text and time.monotonic() < deadline:
             time.sleep(0.5)
@@ -130,7 +130,7 @@ def test_gauges_are_at_the_nodes_metrics_endpoint(tmp_path):
         ("gimtune_hypervolume",): pytest.approx(best.hypervolume),
         ("gimtune_best", "fid"): 5,
         ("gimtune_best", "probe_codes"): 0.75,
-        ("gimtune_latest", "vae", "mi"): 3.5,
+        ("gimtune_latest", "vae", "mi_q"): 3.5,
     }
 
 
@@ -190,10 +190,10 @@ def only(name, tmp_path, *arguments):
 
 def test_tensorboard_has_metrics_against_epochs(tmp_path):
     tracker, run = only("tensorboard", tmp_path)
-    follow(tracker, Trial(PACK[0]), result(5, fid=8.0, mi=math.nan), result(10, fid=6.0, mi=2.0))
+    follow(tracker, Trial(PACK[0]), result(5, fid=8.0, mi_q=math.nan), result(10, fid=6.0, mi_q=2.0))
     assert [folder.name for folder in (run / "tensorboard").iterdir()] == [f"vae-normal-{PACK[0].trial}"]
     steps = {"ray/tune/timesteps_total": [(5, 5.0), (10, 10.0)]}
-    assert events(run) == {"ray/tune/fid": [(5, 8.0), (10, 6.0)], "ray/tune/mi": [(10, 2.0)], **steps}
+    assert events(run) == {"ray/tune/fid": [(5, 8.0), (10, 6.0)], "ray/tune/mi_q": [(10, 2.0)], **steps}
 
 
 @pytest.mark.slow

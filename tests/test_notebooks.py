@@ -79,7 +79,7 @@ def test_terms_and_bracket_of_a_trial() -> None:
     assert list(found["flag"]) == ["", "no estimate"]
     assert list(found["estimator"]) == ["closed form", ""]
     between = bracket(ROW)
-    assert list(between.index) == ["mi_lower", "mi_noised", "mi_q", "ln N"]
+    assert list(between.index) == ["mi_lower", "mi_noised", "mi_upper", "mi_q", "ln N"]
     assert between.loc["ln N", "validation"] == pytest.approx(math.log(360))
     assert terms({"trial": "t1", "restrictions": "[]"}).empty
     with pytest.raises(ValueError, match="trial t0: column config is no JSON"):

@@ -394,7 +394,7 @@ ABSURD = {
     "fid=NULL, reasons=NULL": "no fid: NaN, no reason recorded",
     "weight=9e999, seed=-9223372036854775808, latent_dim=9223372036854775807, epoch=9223372036854775807": "",
     "trial=NULL, model=NULL, prior=NULL, network=NULL, restrictions=NULL, config=NULL": "",
-    "mi=9e999, active_units=-9e999, test_fid=1e300, seconds=-5": "",
+    "mi_q=9e999, active_units=-9e999, test_fid=1e300, seconds=-5": "",
     "restrictions=replace(hex(zeroblob(50000)), '00', '['), config=replace(hex(zeroblob(50000)), '00', '[')": "",
     "error=hex(zeroblob(100000)), model=char(27) || '[31m' || char(0)": "",
 }

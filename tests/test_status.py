@@ -288,7 +288,7 @@ class Trial:
 
 
 def reported(name: str, epoch: int, status: Status, fid: float, accuracy: float) -> dict:
-    row = {"trial": name, "epoch": epoch, "status": str(status), "fid": fid, "probe_codes": accuracy, "mi": 1.0}
+    row = {"trial": name, "epoch": epoch, "status": str(status), "fid": fid, "probe_codes": accuracy, "mi_q": 1.0}
     return {**row, "restriction": 0.5, "fid_features": "classifier", "error": None, "seconds": 1.0}
 
 

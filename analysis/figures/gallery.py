@@ -61,15 +61,15 @@ FIGURES: Mapping[str, Kind] = MappingProxyType(
         ),
         "information": Kind(
             "FID against probe accuracy, coloured by mutual information",
-            "I_q by one Gaussian for q(z), with N(0, 0.1^2) added to every code, so that a posterior of no width does "
-            "not count as information.",
+            "I_q by one Gaussian for q(z), with noise of a tenth of each dimension's deviation added to every code: "
+            "neither a posterior of no width nor the scale of the codes counts as information.",
             planes.static_information,
             planes.interactive_information,
         ),
         "mi": Kind(
             "Mutual information against FID and probe accuracy",
-            "Three estimates: the source's (its own side's, one Gaussian for q(z)), the same of noised codes, and a "
-            "lower bound that cannot exceed ln N.",
+            "Three estimates of I_q: of noised codes, which compares all models; of the codes themselves, a bound from "
+            "above and an estimate from below, by densities that are fitted to them.",
             planes.static_mi,
             planes.interactive_mi,
         ),

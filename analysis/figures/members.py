@@ -27,7 +27,7 @@ _PARALLEL = {
     "restriction": "restriction\n(weighted)",
     "likelihood_x": "E[log p(x|z)]\nof pixels",
     "mi_noised": "information,\nnoised codes",
-    "mi_lower": "information,\nlower bound",
+    "mi_lower": "information,\nfrom below",
     "active_units": "active\nunits",
     "fid": "FID",
     "probe_codes": "probe\naccuracy",
@@ -208,7 +208,7 @@ def _headline(row: Mapping[Any, Any], front: Front) -> str:
     return f"{short(str(row['model']), 16)}, {short(str(row.get('prior')), 12)}{marks}\n{setting}\n{short(values, 34)}"
 
 
-_SHORT = {"probe_codes": "probe", "fid": "FID", "mi": "MI"}
+_SHORT = {"probe_codes": "probe", "fid": "FID", "mi_noised": "MI"}
 
 
 def static_samples(front: Front, run: Path, rows: pd.DataFrame | None = None) -> Figure | None:
@@ -304,7 +304,7 @@ def interactive_latents(front: Front, run: Path) -> go.Figure | None:
 
 _COURSE = {
     "likelihood and restriction (nats)": ("likelihood", "restriction"),
-    "information (nats)": ("mi_q", "mi_noised", "mi_lower"),
+    "information (nats)": ("mi_q", "mi_noised", "mi_upper", "mi_lower"),
     "FID": ("fid", "fid_expost", "fid_floor"),
     "probe accuracy": ("probe_codes", "probe_means", "knn_codes", "knn_means"),
 }

@@ -28,7 +28,7 @@ from gimtune.results.varied import varied
 #: Its lightness rises steadily: it reads in grey and for the colour-blind (Smith & van der Walt 2015).
 _SCALE = "viridis"
 _GENERATION = ("fid", "probe_codes")
-_INFORMATION = ("mi", "mi_noised", "mi_lower")
+_INFORMATION = ("mi_noised", "mi_upper", "mi_lower")
 _RATES = {
     "prior": "rate: KL(q(z|x) || p(z)) (nats)",
     "information": "rate under the best prior: I_q (nats, Gaussian q(z))",

@@ -326,13 +326,22 @@ def _parsed(trial: Mapping[str, Value], column: str, key: str = "") -> Any:
         raise ValueError(f"trial {trial.get('trial')}: column {column} is no JSON") from None
 
 
+_BRACKET = ("mi_lower", "mi_noised", "mi_upper", "mi_q")
+
+
 def bracket(trial: Mapping[str, Value]) -> pd.DataFrame:
-    """Estimates of I_q of a trial on both splits, from the bound below to the Gaussian above, and ln N."""
+    """Estimates of I_q of a trial on both splits, from below to the Gaussian above, and ln N."""
     rows = [
         {"estimate": METRICS[key].meaning, "validation": trial.get(key), "test": trial.get(f"test_{key}")}
-        for key in ("mi_lower", "mi_noised", "mi_q")
+        for key in _BRACKET
     ]
     images = trial.get("mi_images")
     most = math.log(float(images)) if images else math.nan
-    rows.append({"estimate": "ln N: the most that N images can tell", "validation": most, "test": math.nan})
-    return pd.DataFrame(rows, index=["mi_lower", "mi_noised", "mi_q", "ln N"])
+    rows.append(
+        {
+            "estimate": "ln N: the most that a bound without a fitted density tells of N images",
+            "validation": most,
+            "test": math.nan,
+        }
+    )
+    return pd.DataFrame(rows, index=[*_BRACKET, "ln N"])

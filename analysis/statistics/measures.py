@@ -183,9 +183,9 @@ def better(key: str, ours: Family, *theirs: Family, worst: bool = False) -> Meas
 def matched(by: str) -> Measure:
     """Mean difference of MI over pairs of equal setting and likelihood that are alike in ``by``.
 
-    By ``mi_noised``: ``mi`` (Gaussian, no noise) is set by the bound of sigma where a restriction is weak, and
-    ``mi_lower`` ends at ln N of the split, where both kinds of models soon are. Noise of one size for all gives a
-    measure without either end, though still an upper estimate; the note has ``mi_lower`` beside it.
+    By ``mi_noised``: ``mi_q`` and its bounds are set by the bound of sigma where a restriction is weak. Noise of a
+    tenth of the codes' own deviation, for all alike, gives a measure without that end, though still an upper estimate;
+    the note has ``mi_lower`` beside it.
     """
 
     def of(study: Configurations) -> Answer:

@@ -14,7 +14,7 @@ from gimtune.metrics.features import Features
 from gimtune.metrics.measures import columns, find
 from gimtune.metrics.view import Memory, View
 from gimtune.training import Pack, Resident
-from gimtune.vocabulary import Member
+from gimtune.vocabulary import METRICS, Member
 
 
 class Evaluation:
@@ -68,11 +68,14 @@ class Evaluation:
                     flags[name] = flag
                 if estimator:
                     estimators[key.removeprefix("restriction/")] = estimator
-                if error is not None:
-                    row[f"{name}_se"] = error
+                if error is not None or (key in METRICS and METRICS[key].error):
+                    # without one of its own where the value has a reason, or where there is one minibatch
+                    row[f"{name}_se"] = math.nan if error is None else error
         row["fid_features"] = self.network.name
         images = len(self.data.images[splits[0]])
-        row |= {"fid_samples": min(member.metrics["fid_samples"], images), "mi_images": images}
+        row |= {"fid_samples": min(member.metrics["fid_samples"], images)}
+        # those that a code's own image is told from, and it itself
+        row["mi_images"] = min(member.metrics["probe_samples"], len(self.data.images["train"])) + 1
         return {**row, "estimators": estimators, "reasons": reasons, "flags": flags}
 
     def row(self, pack: Pack, index: int, splits: tuple[str, ...]) -> dict[str, Any]:

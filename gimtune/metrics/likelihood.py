@@ -81,5 +81,6 @@ def loss(view: View) -> Estimate:
     value = view.value("restriction") - view.value("likelihood")
     # by minibatches: some restrictions are of several codes together, and have no value for an image
     losses = view.once(("losses", view.split), list[float])
-    error = statistics.stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan
+    known = len(losses) > 1 and all(map(math.isfinite, losses))
+    error = statistics.stdev(losses) / math.sqrt(len(losses)) if known else math.nan
     return Estimate(value, error)

@@ -55,8 +55,8 @@ def directions(objectives: Mapping[str, str] | Iterable[str]) -> dict[str, Direc
     Raises:
         ValueError: fewer than two, an unknown metric, or a direction that is missing or not the metric's own.
 
-    >>> directions(["fid", "mi"])
-    {'fid': <Direction.MIN: 'min'>, 'mi': <Direction.MAX: 'max'>}
+    >>> directions(["fid", "mi_q"])
+    {'fid': <Direction.MIN: 'min'>, 'mi_q': <Direction.MAX: 'max'>}
     """
     given = dict(objectives) if isinstance(objectives, Mapping) else dict.fromkeys(objectives, "")
     chosen: dict[str, Direction] = {}

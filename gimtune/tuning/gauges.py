@@ -22,11 +22,11 @@ GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
         "gimtune_best": (("objective",), "best value so far of each objective of the study"),
         "gimtune_latest": (
             ("model", "metric"),
-            "fid, probe_codes, mi and restriction as last reported by a member of the model: the median of its pack",
+            "fid, probe_codes, mi_noised, restriction, last reported by a member of the model: the median of its pack",
         ),
     }
 )
-LATEST = ("fid", "probe_codes", "mi", "restriction")
+LATEST = ("fid", "probe_codes", "mi_noised", "restriction")
 
 
 class Gauges:

@@ -329,11 +329,12 @@ def test_a_row_has_every_metric_and_no_other(small, restrictions):
     # a critic that is no classifier has no accuracy
     terms |= {"critic_accuracy/joint_lsgan"} if restrictions and restrictions[0][1] == "lsgan" else set()
     expected = {*METRICS, *terms}
-    assert set(row) - set(PROTOCOL) == expected | {f"test_{key}" for key in expected}
+    errors = {f"{key}_se" for key, metric in METRICS.items() if metric.error}
+    assert set(row) - set(PROTOCOL) == {p + key for p in ("", "test_") for key in expected | errors}
     assert set(row) & set(PROTOCOL) == set(PROTOCOL)
     for key in set(row) - set(PROTOCOL):
         assert isinstance(row[key], int | float), key
-        assert math.isfinite(row[key]) or row["reasons"][key], key
+        assert math.isfinite(row[key]) or row["reasons"][key.removesuffix("_se")], key
     weighted = sum(w * row[f"restriction/{m}_{d}"] for m, d, w in restrictions)
     assert row["restriction"] == pytest.approx(weighted, rel=1e-12)  # one sum in float64
     failed = small.failed(one, ("validation", "test"), "a reason")

@@ -639,7 +639,8 @@ def codes_from(root, count, source):
 def test_information_of_codes_is_that_of_their_gaussians(count):
     source, differences = source_of(0), []
     mu = torch.randn(IMAGES, WIDTH, generator=source)
-    sigma = 0.05 + torch.rand(IMAGES, WIDTH, generator=source)
+    # the same of all images, so that q(z) is Gaussian too
+    sigma = (0.05 + torch.rand(WIDTH, generator=source)).expand(IMAGES, WIDTH)
     for _ in range(20):
         codes = mu + sigma * torch.randn(count, IMAGES, WIDTH, generator=source)
         differences.append(mi.of_samples(codes) - mi.gaussian(mu, sigma))
@@ -674,8 +675,31 @@ def test_information_of_codes_with_noise_added(sigma, count):
     source, noise = source_of(2), 0.1
     root = sigma * torch.eye(WIDTH, dtype=torch.float64)
     found = [mi.of_samples(codes_from(root, count, source), noise, source) for _ in range(20)]
-    known = 0.5 * WIDTH * math.log((1 + sigma**2 + noise**2) / (sigma**2 + noise**2))
+    added = noise**2 * (1 + sigma**2)
+    known = 0.5 * WIDTH * math.log((1 + sigma**2 + added) / (sigma**2 + added))
     assert abs(np.mean(found) - known) < 3 * np.std(found, ddof=1) / math.sqrt(20)
+
+
+@pytest.mark.parametrize(("dims", "apart"), [(1, 3.0), (4, 3.0), (4, 1.0)])
+def test_information_of_codes_with_two_modes(dims, apart):
+    # z = x + apart b + 0.3 e, b = +-1 in one dimension, with x, e normal: q(z) and every q(z|x) have two modes
+    source, found = source_of(3), []
+    for _ in range(8):
+        x, e = torch.randn(32, IMAGES, dims, generator=source), torch.randn(32, IMAGES, dims, generator=source)
+        x, sign = x[0].double(), 2.0 * torch.randint(0, 2, (32, IMAGES), generator=source) - 1
+        codes = x + 0.3 * e
+        codes[..., 0] += apart * sign
+        found.append(mi.of_samples(codes))
+    grid = torch.linspace(-12, 12, 100_001, dtype=torch.float64)
+
+    def entropy(variance):
+        modes = torch.stack([(-0.5 * (grid - m) ** 2 / variance).exp() for m in (-apart, apart)]).mean(0)
+        density = modes / math.sqrt(2 * math.pi * variance)
+        return -float(torch.xlogy(density, density).sum() * (grid[1] - grid[0]))
+
+    known = entropy(1.09) - entropy(0.09) + 0.5 * (dims - 1) * math.log(1.09 / 0.09)
+    # modes of 16 codes each are seen a little blurred
+    assert np.mean(found) == pytest.approx(known, abs=0.1)
 
 
 # Encoders
