@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import pandas as pd
 import pytest
 import torch
 from helpers import member, numbers
@@ -15,6 +16,7 @@ from gimtune.results.budget import at_budget
 from gimtune.results.course import Course, Restore
 from gimtune.results.load import load
 from gimtune.results.store import Store
+from gimtune.results.tally import levelling, unlevelled
 from gimtune.training import Pack, run
 
 BOTH = {"fid": "min", "probe_codes": "max"}
@@ -257,3 +259,11 @@ def test_a_study_at_a_smaller_budget_is_the_study_with_that_budget(losses, tmp_p
     assert at_budget(whole, 0.05).trials.empty
     with pytest.raises(ValueError, match="share=2: above 0 and at most 1"):
         at_budget(whole, 2)
+
+
+def test_models_with_members_that_had_not_levelled_off_are_named_worst_first():
+    rows = [("vae", "done", 1), ("vae", "done", 0), ("aae", "stopped", 0), ("ae", "done", 1), ("js_vae", "done", None)]
+    trials = pd.DataFrame([*rows, ("wvae", "diverged", 0)], columns=["model", "status", "levelled"])
+    assert unlevelled(trials) == {"aae": (1, 1), "vae": (1, 2)}
+    assert levelling(trials).endswith("may move them: aae 1 of 1, vae 1 of 2")
+    assert levelling(trials[trials["levelled"] == 1]) == levelling(trials[["model", "status"]]) == ""

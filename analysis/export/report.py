@@ -25,6 +25,7 @@ from gimtune.analysis.text import number, plain
 from gimtune.files import replacing
 from gimtune.results.load import Study, load, pooled
 from gimtune.results.pareto import OBJECTIVES, Front, front, fronts_by
+from gimtune.results.tally import levelling
 from gimtune.vocabulary import Status
 
 #: A terminal of so many columns has room for metrics beside the objectives.
@@ -127,6 +128,8 @@ def print_front(
     best = front(study.trials, objectives, only=only)
     if study.older:
         console.print(Text(f"note: {study.older}"), soft_wrap=True)
+    if still := levelling(study.trials):
+        console.print(Text(f"note: {still}"), soft_wrap=True)
     # what varies beside takes the room of the context
     context = CONTEXT if console.width >= _WIDE + 12 * len(study.varied) else ()
     table = front_table(best, context, most=_ROWS)

@@ -31,6 +31,7 @@ from gimtune.analysis.tables import CONTEXT, Table, failure_table, front_table, 
 from gimtune.analysis.text import number, plain, short
 from gimtune.results.load import Study, pooled, text_file
 from gimtune.results.pareto import OBJECTIVES, Front, front, fronts_by
+from gimtune.results.tally import levelling
 from gimtune.vocabulary import Status
 
 #: Rows of a table.
@@ -124,6 +125,8 @@ def _facts(best: Front, trials: pd.DataFrame, runs: Sequence[Study]) -> list[str
     ]
     if collapsed := int(best.points["collapsed"].sum()):
         facts.append(f"{collapsed:,} with a collapsed posterior (no active unit): no trade-off, whatever the numbers")
+    if still := levelling(trials):
+        facts.append(still)
     for study in runs:
         if study.older:
             facts.append(f"{study.run.name}: {study.older}")

@@ -130,6 +130,29 @@ def bests(best: Front) -> dict[str, float]:
     return {k: float(best.rows[k].min() if way is Direction.MIN else best.rows[k].max()) for k, way in ways}
 
 
+def unlevelled(trials: pd.DataFrame) -> dict[str, tuple[int, int]]:
+    """Of each model, members that had not levelled off when they ended, and all that ended with numbers.
+
+    Models of which all had are left out, and so are members of runs that did not note it.
+    """
+    trials = trials.reindex(columns=["model", "status", "levelled"])
+    ended = trials[trials["status"].isin([Status.DONE, Status.STOPPED]) & trials["levelled"].notna()]
+    found = {}
+    for model, rows in ended.groupby(ended["model"].astype(str)):
+        if missing := int((rows["levelled"] == 0).sum()):
+            found[str(model)] = missing, len(rows)
+    return found
+
+
+def levelling(trials: pd.DataFrame) -> str:
+    """The same in a sentence, the models with the largest share first; empty where all had levelled off."""
+    found = sorted(unlevelled(trials).items(), key=lambda item: (-item[1][0] / item[1][1], item[0]))
+    if not found:
+        return ""
+    told = ", ".join(f"{model} {missing} of {total}" for model, (missing, total) in found)
+    return f"still improving when their budget ended, so that more epochs may move them: {told}"
+
+
 def span(seconds: float) -> str:
     """A duration for people.
 

@@ -146,6 +146,8 @@ def show(plan: Plan, console: Console) -> None:
     console.print(table)
     first = made[0][0]
     budget = f"{first.epochs} epochs each, evaluated every {first.evaluate_every}, on {first.data['name']}"
+    if first.patience is not None:
+        budget = f"at most {budget}, each ending when it has levelled off"
     if plan.sequential:
         budget = f"members drawn at random stand for those that {config.search.sampler} will suggest; {budget}"
     console.print(f"{budget}; nothing was started", soft_wrap=True, highlight=False, markup=False)
