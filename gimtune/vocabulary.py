@@ -274,6 +274,13 @@ _metrics: dict[str, Metric] = {
         Metric("fid_expost", _MIN, "features^2", "the same, codes from a fitted mixture", "Ghosh et al. 2020"),
         Metric("recon_fid", _MIN, "features^2", "the same for reconstructions of the split", "Heusel et al. 2017"),
         Metric("fid_floor", _NONE, "features^2", "the same for as many training images"),
+        Metric(
+            "classes_covered",
+            _MAX,
+            "classes",
+            "classes that at least half their share of the generated images is recognised as",
+            "Srivastava et al. 2017 (modes captured)",
+        ),
         Metric("probe_codes", _MAX, "fraction", "logistic regression on z ~ q(z|x)", "Alain & Bengio 2016", True),
         Metric("probe_means", _MAX, "fraction", "logistic regression on posterior means", "Alain & Bengio 2016", True),
         Metric("knn_codes", _MAX, "fraction", "5 nearest neighbours on codes z ~ q(z|x)"),

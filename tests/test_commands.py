@@ -154,8 +154,11 @@ def shell(tmp_path, script):
     return complete
 
 
+STUDIES = ("gan_papers", "infogan_paper", "restrictions", "search", "tradeoff")
+
+
 def test_bash_completes_groups_keys_and_values(shell):
-    assert shell("gimtune study=") == [f"study={n}" for n in ("infogan_paper", "restrictions", "search", "tradeoff")]
+    assert shell("gimtune study=") == [f"study={n}" for n in STUDIES]
     assert shell("gimtune study=tradeoff budget.e") == ["budget.epochs=", "budget.evaluate_every="]
     assert shell("gimtune space.re") == ["space.restriction="]
     assert shell("gimtune dry_run=t") == ["dry_run=true"]

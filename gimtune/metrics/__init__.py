@@ -1,6 +1,14 @@
 """Measures of members, as registered: what `Evaluation` finds for a row."""
 
-from gimtune.metrics import bounds, frechet, information, lenet, likelihood, probe  # noqa: F401 - they register themselves
+from gimtune.metrics import (  # noqa: F401 - they register themselves
+    bounds,
+    classes,
+    frechet,
+    information,
+    lenet,
+    likelihood,
+    probe,
+)
 from gimtune.metrics.evaluation import Evaluation
 from gimtune.metrics.features import FEATURES, Features, FeatureSource
 from gimtune.metrics.measures import MEASURES, columns, metric

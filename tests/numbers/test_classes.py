@@ -1,0 +1,46 @@
+"""Classes covered: of generated images that are real ones of known classes."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gimtune.metrics.classes import classes_covered
+from gimtune.study.composition import load
+from gimtune.study.resolve import members
+
+
+def view(evaluation, digits, keep):
+    """Real test images of some classes, as if they had been generated."""
+    labels = evaluation.data.labels["test"]
+    chosen = torch.cat([evaluation.data.scaled("test", slice(None))[labels == label] for label in keep])
+    return SimpleNamespace(network=evaluation.network, generated=chosen, labels=labels)
+
+
+@pytest.mark.parametrize("keep", [(3,), (0, 1, 4, 7), tuple(range(10))])
+def test_real_images_of_some_classes_cover_these(evaluation, digits, keep):
+    assert classes_covered(view(evaluation, digits, keep)).value == len(keep)
+
+
+def test_a_stray_image_covers_no_class(evaluation, digits):
+    made = view(evaluation, digits, (0,))
+    one = view(evaluation, digits, (7,)).generated[:1]
+    # one in two hundred, where half a class' share is one in twenty
+    made.generated = torch.cat([made.generated.repeat(6, 1, 1, 1), one])
+    assert classes_covered(made).value == 1
+
+
+def test_a_network_that_recognises_nothing_covers_none(evaluation, digits):
+    made = view(evaluation, digits, (0,))
+    made.network = SimpleNamespace(name="inception")
+    found = classes_covered(made)
+    assert math.isnan(found.value)
+    assert found.reason == "the feature network inception recognises no classes"
+
+
+def test_the_papers_gans_are_planned_with_their_networks():
+    small = ["network.channels=[8]", "network.hidden=[16]", "critic.hidden=[16]", "space.weight=1", "space.seed=0"]
+    found = members(load(["study=gan_papers", "data=digits", *small]))
+    assert [one.model for one in found] == ["infogan", "aim", "alice", "veegan", "vae_gan"]
+    assert {(one.network["name"], one.latent_dim, one.restore) for one in found} == {("conv", 64, "objectives")}
