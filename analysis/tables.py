@@ -172,9 +172,7 @@ def marks(row: Mapping[Any, Value]) -> tuple[Mark, ...]:
     """What is to be known of a point of a front before its numbers."""
     doubts = "; ".join(f"{key}: {why}" for key, why in flags(row).items())
     found = {
-        "collapsed": "no active latent unit: the restriction has pressed all information out"
-        if row["collapsed"]
-        else "",
+        "collapsed": "less than .5 nats of information: the restriction has pressed it out" if row["collapsed"] else "",
         "flagged": short(doubts, _LONGEST),
         "knee": "furthest from the line through the ends of the front" if row.get("_knee") else "",
     }

@@ -105,7 +105,7 @@ def draw(rows: int, generator: np.random.Generator) -> pd.DataFrame:
         for column in (key, f"test_{key}"):
             value = quality + generator.normal(0, 0.1, len(trials))
             trials[column] = 1 / (1 + np.exp(-value)) if METRICS[key].unit == "fraction" else 50 * np.exp(value / 2)
-    trials["active_units"] = np.where(generator.random(len(trials)) < 0.05, 0.0, 8.0)
+    trials["mi_q"] = np.where(generator.random(len(trials)) < 0.05, 0.1, 8.0)
     failed = generator.random(len(trials)) < 0.01
     return trials.assign(
         status=np.where(failed, "failed", "done"), error=np.where(failed, "RuntimeError: out of memory", None)

@@ -94,7 +94,7 @@ MIXED = [
     member(1, fid=20.0, probe_codes=0.90, model="ae", prior="mixture"),
     member(2, fid=20.0, probe_codes=0.90, status=Status.STOPPED),
     member(3, fid=30.0, probe_codes=0.85, model="ae"),
-    member(4, fid=5.0, probe_codes=0.20, active_units=0),
+    member(4, fid=5.0, probe_codes=0.20, mi_q=0.1),
     member(5, fid=1.0, status=Status.RUNNING),
     member(6, status=Status.PLANNED),
     member(7, fid=1.0, status=Status.FAILED, error="RuntimeError: out of [bold]memory[/nope]\x1b[31m"),
@@ -348,7 +348,7 @@ def test_export_keeps_the_table_when_the_front_is_refused(tmp_path: Path) -> Non
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".parquet"] == ["trials.parquet"]
 
 
-@pytest.mark.parametrize("members", [[], MIXED[5:], [member(0, active_units=0)], [member(0, model=None, prior=None)]])
+@pytest.mark.parametrize("members", [[], MIXED[5:], [member(0, mi_q=0.1)], [member(0, model=None, prior=None)]])
 def test_odd_studies_export_and_print(tmp_path: Path, members: list[dict[str, Value]]) -> None:
     odd = study(tmp_path, members)
     print_front(odd, Console(file=io.StringIO()), paths=export(odd))
@@ -447,7 +447,7 @@ def test_figures_show_every_point_and_the_front_as_steps(run: Path) -> None:
 
 def test_collapsed_points_do_not_stretch_the_axes(tmp_path: Path) -> None:
     members = [member(i, fid=10.0 + i, probe_codes=0.9 + i / 100) for i in range(3)]
-    found = front(study(tmp_path, [*members, member(3, fid=900.0, probe_codes=0.1, active_units=0)]).trials)
+    found = front(study(tmp_path, [*members, member(3, fid=900.0, probe_codes=0.1, mi_q=0.1)]).trials)
     axes = static_front(found).axes[0]
     assert axes.get_xlim()[1] < 13
     assert axes.get_ylim()[0] > 0.89

@@ -44,7 +44,7 @@ def study(values: dict[str, Numbers], seeds: int, generator: np.random.Generator
     seed = np.tile(np.arange(seeds), number)
     trials = trials.assign(seed=seed, restrictions=[json.dumps([MODELS[m]]) for m in trials["model"]], side="q")
     trials = trials.assign(prior="normal", latent_dim=8, data="digits", network="mlp", likelihood_name="bernoulli")
-    trials = trials.assign(status="done", fid_features="classifier", active_units=8.0, config=None)
+    trials = trials.assign(status="done", fid_features="classifier", mi_q=8.0, config=None)
     scale = {"fid": (100, 12), "fid_expost": (80, 8), "probe_codes": (0.8, 0.04), "likelihood_x": (-20, 2)}
     for key, true in values.items():
         middle, unit = scale.get(key, (10, 2))
@@ -229,7 +229,7 @@ def test_what_is_left_out_is_counted() -> None:
         test_probe_codes=0.0,
         weight=-1.0,
     )
-    collapsed = trials.head(3).assign(active_units=0.0, weight=-2.0, test_fid=1e6, test_probe_codes=0.1)
+    collapsed = trials.head(3).assign(mi_q=0.1, weight=-2.0, test_fid=1e6, test_probe_codes=0.1)
     found = claims(pd.concat([trials, bad.head(4), collapsed]), np.random.default_rng(0), draws=50)
     assert found.left_out == {"collapsed": 3, "unfinished": 2, "diverged": 1, "failed": 1}
     assert found.claims[0] == before
@@ -312,6 +312,7 @@ def test_any_study_is_answered(data: st.DataObject) -> None:
         "weight": odd,
         "seed": st.sampled_from([0, 1, None]),
         "active_units": st.sampled_from([8, 0, None]),
+        "mi_q": st.sampled_from([8, 0.1, None]),
         **{p + key: odd for p in ("", "test_") for key in MEASURED},
     }
     left = data.draw(st.sets(st.sampled_from([c for c in columns if c != "status"]), max_size=4))
@@ -373,7 +374,7 @@ def test_command_line_prints_verdicts_and_writes_them(tmp_path: Path, capsys: py
     trials = world("trade-off", np.random.default_rng(0)).assign(trial=lambda t: [f"t{i}" for i in t.index])
     with Store(tmp_path / "study.db", create=True) as store:
         planned = ["trial", "model", "weight", "seed", "restrictions", "side", "prior", "latent_dim", "data", "network"]
-        metrics = [c for c in trials if c.removeprefix("test_") in MEASURED] + ["active_units", "fid_features"]
+        metrics = [c for c in trials if c.removeprefix("test_") in MEASURED] + ["mi_q", "fid_features"]
         store.plan(trials[planned].to_dict("records"))
         store.report(trials[["trial", *metrics]].assign(epoch=1).to_dict("records"))
         store.mark(trials["trial"], Status.DONE)

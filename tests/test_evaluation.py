@@ -102,6 +102,21 @@ def test_codes_of_a_deterministic_encoder_are_its_means(small):
     assert row["knn_codes"] == row["knn_means"]
 
 
+def test_heads_of_the_encoder_that_no_loss_trains_change_no_metric(small):
+    # InfoGAN's latent is a code of two categories and one continuous dimension, and noise: the last head is not trained
+    one = Pack([member("infogan", prior={"name": "infogan_code"}, latent_dim=6)], small.data)
+    for _ in range(3):
+        one.train_epoch()
+    before = numbers(small.row(one, 0, ("validation", "test")))
+    with torch.no_grad():
+        for name in ("3.weight", "3.bias"):
+            one.parameters["encoder"][name][:, 3:].normal_(std=5, generator=torch.Generator().manual_seed(0))
+    assert numbers(small.row(one, 0, ("validation", "test"))) == before
+    with torch.no_grad():
+        one.parameters["encoder"]["3.weight"][:, 2].zero_()
+    assert numbers(small.row(one, 0, ("validation",)))["probe_means"] != before["probe_means"]
+
+
 def test_the_floor_compares_training_images(small, pack):
     row = measured(pack, small, ("validation",))
     assert 0 < row["fid_floor"] < row["fid"]

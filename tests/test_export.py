@@ -87,7 +87,7 @@ def test_sources_that_are_none_are_left_out(tmp_path: Path, sources: str) -> Non
 def test_a_latex_table_has_its_columns_and_no_commands_of_others(tmp_path: Path) -> None:
     evil = SCRIPT + r"\input{/etc/passwd} 50% $x^2$ ~ #1 a&b"
     rows = [member(i, model=evil, prior="a_b", fid=10.0 + i, probe_codes=0.5 + i / 10) for i in range(2)]
-    rows[0] |= {"active_units": 0, "flags": '{"restriction/joint_js": "doubt"}'}
+    rows[0] |= {"mi_q": 0.1, "flags": '{"restriction/joint_js": "doubt"}'}
     text = front_table(front(study(tmp_path, rows).trials))
     body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
     assert len(body) == 2
@@ -99,6 +99,6 @@ def test_a_latex_table_has_its_columns_and_no_commands_of_others(tmp_path: Path)
         assert not re.search(r"(?<!\\)[#%~]|\\input", line)
     assert r"$^{\ast}$$^{\dagger}$" in body[0]
     assert "ast" not in body[1]
-    assert "probe accuracy $\\uparrow$" in text
+    assert "probe codes $\\uparrow$" in text
     plain = text.replace(r"\{", "").replace(r"\}", "")
     assert plain.count("{") == plain.count("}")

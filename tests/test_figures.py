@@ -46,7 +46,6 @@ def trials(**columns: object) -> pd.DataFrame:
             "likelihood_x": -np.linspace(30, 20, 8),
             "restriction": np.linspace(0.1, 3, 8),
             "restriction/posterior_kl": [3.0, 3.1, 9.0, 9.1] + [math.nan] * 4,
-            "active_units": 8,
             "fid_features": "classifier:1",
             "flags": "{}",
         }
@@ -58,7 +57,7 @@ STUDIES = {
     "usual": trials(),
     "nan": trials(mi_q=math.nan, mi_noised=[math.nan] * 4 + [1.0] * 4, prior=None, model=None),
     "one model, one seed": trials().iloc[[0, 2]],
-    "collapsed": trials(active_units=0, mi_noised=0.0),
+    "collapsed": trials(mi_q=0.1, mi_noised=0.0),
     "flagged": trials(flags=json.dumps({"restriction/posterior_kl": "no estimate", "test_fid": "?"})),
     "side p": trials(side="p", likelihood_x=math.nan),
     "weight 0": trials(weight=0.0),
@@ -167,7 +166,7 @@ def test_band_of_three_seeds() -> None:
 
 
 def test_sweep_is_mean_and_spread_over_seeds() -> None:
-    table = trials(active_units=[8] * 7 + [0])
+    table = trials(mi_q=[8.0] * 7 + [0.1])
     table.loc[0, "flags"] = json.dumps({"fid": "?"})
     found = views.sweep(front(table).points, "fid")
     assert list(found["mean"]) == [51.0, 31.5, 79.0, 60.5]

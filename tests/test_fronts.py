@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gimtune.analysis import front
 from gimtune.analysis.statistics.attainment import attainment, attainment_difference, configuration, mean_front
-from gimtune.results.pareto import contributions, dominance_rank
+from gimtune.results.pareto import collapsed, contributions, dominance_rank
 
 KEYS = ["fid", "probe_codes", "mi_q"]
 SIGNS = {"fid": 1, "probe_codes": -1, "mi_q": -1}
@@ -278,3 +278,24 @@ def test_share_on_the_front_tells_luck_from_merit() -> None:
     assert 0.2 < second < 0.5
     assert third == 0
     assert found.low < found.hypervolume < found.high
+
+
+def test_collapse_is_judged_by_information():
+    rows = {
+        # active units by the scale of codes, and nearly no information; and the other way round
+        "drowned": {"mi_q": 0.3, "mi_upper": 0.35, "active_units": 8.0},
+        "small": {"mi_q": 9.0, "mi_upper": 8.0, "active_units": 0.0},
+        # both are upper estimates: the smaller decides
+        "clusters": {"mi_q": 0.7, "mi_upper": 0.4, "active_units": 8.0},
+        "few images": {"mi_q": 0.1, "mi_upper": 2.0, "active_units": 0.0},
+        # a deterministic encoder's is infinite
+        "deterministic": {"mi_noised": 18.0, "active_units": 0.0},
+        "constant": {"mi_noised": 0.2, "active_units": 3.0},
+        # nothing is known but this
+        "earlier": {"active_units": 0.0},
+        "code": {"active_units": 2.0},
+    }
+    trials = pd.DataFrame(rows.values(), index=[*rows])
+    found = collapsed(trials)
+    assert [*found[found].index] == ["drowned", "clusters", "few images", "constant", "earlier"]
+    assert not collapsed(pd.DataFrame({"fid": [1.0]})).any()

@@ -114,7 +114,7 @@ def trained(tmp_path: Path) -> Study:
     for i, one in enumerate(found[:10]):
         row = member(i, trial=one.trial, model=one.model, config=one.to_json(), weight=one.weight, seed=one.seed)
         row["assignment"] = json.dumps(dict(one.assignment))
-        row |= {"fid": 10.0 + 10 * i, "probe_codes": 0.5 + 0.04 * i, "active_units": 0 if i == 3 else 8}
+        row |= {"fid": 10.0 + 10 * i, "probe_codes": 0.5 + 0.04 * i, "mi_q": 0.1 if i == 3 else 8.0}
         rows.append(row)
         picture(tmp_path / "run" / "samples" / f"{one.trial}.png", 20 * i)
         picture(tmp_path / "run" / "samples" / f"{one.trial}-reconstructed.png", 255 - 20 * i)

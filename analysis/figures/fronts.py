@@ -86,7 +86,7 @@ def interactive_front(front: Front, seeds: Band | None = None) -> go.Figure:
             hoverinfo="skip",
         )
     counted, _, drawn = escaped(_title(front, len(points))).partition("\n")
-    title = f"{counted}<br><sub>hollow: collapsed posterior (no active unit) {drawn}</sub>"
+    title = f"{counted}<br><sub>hollow: collapsed posterior (I below .5 nats) {drawn}</sub>"
     return figure.update_layout(title_text=title).update_xaxes(**screen.scales(x)).update_yaxes(**screen.scales(y))
 
 

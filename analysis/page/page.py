@@ -124,7 +124,7 @@ def _facts(best: Front, trials: pd.DataFrame, runs: Sequence[Study]) -> list[str
         f"hypervolume {number(best.hypervolume)} from the reference point {reference}",
     ]
     if collapsed := int(best.points["collapsed"].sum()):
-        facts.append(f"{collapsed:,} with a collapsed posterior (no active unit): no trade-off, whatever the numbers")
+        facts.append(f"{collapsed:,} with a collapsed posterior (I below .5 nats): no trade-off, whatever the numbers")
     if still := levelling(trials):
         facts.append(still)
     for study in runs:

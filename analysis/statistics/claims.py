@@ -12,7 +12,7 @@ forty "holds" at 95 %.
 
 The test split is the default, since no search, early stopping or front has seen it. Early-stopped members enter with
 their last report, as in a front. Unfinished, failed and diverged ones are left out and counted, and so are collapsed
-posteriors: without an active unit a point is no trade-off, whatever its numbers. Where a search chose configurations
+posteriors: without information a point is no trade-off, whatever its numbers. Where a search chose configurations
 or a scheduler stopped some, they are no independent sample, and intervals are surer than they should be: judge a grid.
 """
 
@@ -41,7 +41,7 @@ from gimtune.analysis.statistics.measures import (
     mismatch,
     rank,
 )
-from gimtune.results.pareto import why_left_out
+from gimtune.results.pareto import collapsed, why_left_out
 
 #: More are thinned at random to this number, for an effect takes a matrix of all pairs.
 MOST = 500
@@ -157,11 +157,14 @@ def _considered(
     trials: pd.DataFrame, only: Mapping[str, str], generator: np.random.Generator
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Trials that count, with the number of their ``configuration``, and how many do not, by reason."""
-    numbers = [*("active_units", "seed"), *(p + key for p in ("", "test_") for key in MEASURED)]
+    numbers = [
+        *("active_units", "mi_upper", "mi_q", "mi_noised", "seed"),
+        *(p + key for p in ("", "test_") for key in MEASURED),
+    ]
     trials = trials.reindex(columns=[*dict.fromkeys([*trials.columns, "status", *SETTING, *LABELS, *only, *numbers])])
     why = [
-        reason or ("collapsed" if units == 0 else None)
-        for reason, units in zip(why_left_out(trials, [], only), trials["active_units"], strict=True)
+        reason or ("collapsed" if no_information else None)
+        for reason, no_information in zip(why_left_out(trials, [], only), collapsed(trials), strict=True)
     ]
     left = Counter(reason for reason in why if reason)
     kept = trials[np.array([reason is None for reason in why], dtype=bool)]

@@ -69,6 +69,10 @@ class Encoder(ABC):
         """Width of the base noise that `code` takes, N(0, 1)."""
         return latent_dim
 
+    def coded(self, latent_dim: int) -> int:
+        """How many dimensions, the first ones, are what the model calls its code; no loss trains the others."""
+        return latent_dim
+
     def basis(self, latent_dim: int) -> nn.Module | None:
         """A second network that the noise goes through, on ``meta``."""
         return None
@@ -216,6 +220,9 @@ class Code(Encoder):
 
     def outputs(self, latent_dim: int) -> int:
         return latent_dim
+
+    def coded(self, latent_dim: int) -> int:
+        return min(self.categories + self.continuous, latent_dim)
 
     def moments(self, output: Tensor, spread: Spread, basis: Basis) -> tuple[Tensor, Tensor]:
         return output, torch.ones_like(output)

@@ -102,9 +102,10 @@ class Evaluation:
 
     @torch.no_grad()
     def codes(self, objective: Objective, parameters: Parameters, member: Member, count: int) -> tuple[Tensor, Tensor]:
-        """Posterior means of the validation split's first images, (n, latent_dim), and their labels, (n,)."""
-        posterior = self.view(objective, parameters, member, "validation").drawn(count=count)
-        return posterior.mu, self.data.labels["validation"][:count]
+        """Posterior means of the validation split's first images, (n, k), and their labels, (n,)."""
+        view = self.view(objective, parameters, member, "validation")
+        means = view.drawn(count=count).mu[:, : view.encoder.coded(view.latent_dim)]
+        return means, self.data.labels["validation"][:count]
 
 
 def _named(split: str, key: str) -> str:

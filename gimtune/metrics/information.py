@@ -156,13 +156,13 @@ def active(mu: Tensor, threshold: float = 0.01) -> float:
 @metric(METRICS["sigma_mean"])
 def sigma_mean(view: View) -> float:
     """Mean standard deviation of the posteriors."""
-    return float(view.posterior.sigma.double().mean())
+    return float(view.posterior.sigma[:, : view.encoder.coded(view.latent_dim)].double().mean())
 
 
 @metric(METRICS["active_units"])
 def active_units(view: View) -> float:
     """Latent dimensions whose posterior mean varies over images."""
-    return active(view.posterior.mu)
+    return active(view.means(view.split))
 
 
 @metric(METRICS["mi_q"], METRICS["mi_noised"])

@@ -167,8 +167,8 @@ def _means(view: View) -> Scores | str:
     return _scores(
         view,
         "means",
-        lambda: view.training.mu.double().cpu().numpy()[None],
-        lambda: view.posterior.mu.double().cpu().numpy()[None],
+        lambda: view.means("train").double().cpu().numpy()[None],
+        lambda: view.means(view.split).double().cpu().numpy()[None],
     )
 
 

@@ -158,10 +158,19 @@ class View:
     # What can be done with the member
 
     def codes(self, split: str, draw: int) -> Tensor:
-        """Codes z ~ q(z|x), (n, d), of a split's images, or of the training images that probes are fitted to.
+        """Codes z ~ q(z|x), (n, k), of a split's images, or of the training images that probes are fitted to.
 
-        Draw 0 is that of `posterior` and `training`; any other of a Gaussian encoder needs no network.
+        Draw 0 is that of `posterior` and `training`; any other of a Gaussian encoder needs no network. Of a latent that
+        the model calls its code in part, this part: ``encoder.coded(latent_dim)`` dimensions.
         """
+        return self._codes(split, draw)[:, : self.encoder.coded(self.latent_dim)]
+
+    def means(self, split: str) -> Tensor:
+        """Posterior means of the same images and dimensions, (n, k)."""
+        posterior = self.training if split == "train" else self.posterior
+        return posterior.mu[:, : self.encoder.coded(self.latent_dim)]
+
+    def _codes(self, split: str, draw: int) -> Tensor:
         first = self.training if split == "train" else self.posterior
         if draw == 0 or not self.encoder.varies:
             return first.z

@@ -15,6 +15,8 @@ import pandas as pd
 from gimtune.results.store import reasons
 from gimtune.vocabulary import METRICS, Direction, Status
 
+#: Nats of I(x; z) that are no representation: Fano's bound leaves an accuracy of .5 among ten classes.
+COLLAPSED = 0.5
 OBJECTIVES: Mapping[str, str] = MappingProxyType({"fid": "min", "probe_codes": "max"})
 
 _FEATURES = frozenset(key for key, metric in METRICS.items() if metric.unit == "features^2")
@@ -33,8 +35,8 @@ class Front(NamedTuple):
 
     Attributes:
         objectives: metric and direction.
-        points: every member considered, with two columns more: ``on_front`` and ``collapsed`` (no active latent unit:
-            the restriction has pressed all information out, so the point is no trade-off).
+        points: every member considered, with two columns more: ``on_front`` and ``collapsed`` (less than
+            `COLLAPSED` nats: the restriction has pressed all information out, so the point is no trade-off).
         rows: those on the front, best first along the first objective; equal points are all kept.
         hypervolume: of the front, in the product of the objectives' units; 0 without a point.
         reference: the corner it is measured from, by objective; NaN where no point says where it should be.
@@ -205,8 +207,7 @@ def _front(
     values = points[list(objectives)].to_numpy(dtype=float)
     maximise = _maximised(objectives)
     best = moocore.is_nondominated(values, maximise=maximise, keep_weakly=True)
-    collapsed = points["active_units"].eq(0) if "active_units" in points else False
-    points = points.assign(collapsed=collapsed, on_front=best)
+    points = points.assign(collapsed=collapsed(points), on_front=best)
     rows = points[best].drop(columns="on_front")
     rows = rows.sort_values(list(objectives), ascending=[not m for m in maximise], kind="stable")
     corner = {
@@ -215,6 +216,21 @@ def _front(
     }
     volume = moocore.hypervolume(values, ref=list(corner.values()), maximise=maximise) if len(values) else 0.0
     return Front(objectives, points, rows, float(volume), corner, dict(Counter(w for w in why if w).most_common()))
+
+
+def collapsed(trials: pd.DataFrame) -> pd.Series:
+    """Whether the codes of each row hold next to nothing: an upper estimate of I(x; z) is below `COLLAPSED`.
+
+    The smaller of ``mi_upper`` and ``mi_q``, both at least I_q; ``mi_noised`` of deterministic encoders, whose I_q is
+    infinite; and where none is known, in runs of earlier formats or of encoders without an entropy, no active
+    unit. Active units are told by the scale of codes, and rows with some had less than .5 nats.
+
+    >>> collapsed(pd.DataFrame({"mi_q": [0.4, 3.0, math.nan], "mi_noised": [0.3, 2.0, 18.0]})).tolist()
+    [True, False, False]
+    """
+    known = trials.reindex(columns=["mi_upper", "mi_q", "mi_noised", "active_units"]).astype(float)
+    above = known[["mi_upper", "mi_q"]].min(axis=1).fillna(known["mi_noised"])
+    return above.lt(COLLAPSED) | (above.isna() & known["active_units"].eq(0))
 
 
 def why_left_out(trials: pd.DataFrame, objectives: list[str], only: Mapping[str, str]) -> list[str | None]:
