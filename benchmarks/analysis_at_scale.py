@@ -66,7 +66,7 @@ def draw(rows: int, generator: np.random.Generator) -> pd.DataFrame:
             "epochs": 60,
             "evaluate_every": 20,
             "sigma_min": 1e-3,
-            "sigma_start": 0.1,
+            "sigma_start": 0.03,
             "shuffle_seed": 0,
             "metrics": {"fid_features": "classifier", "fid_samples": 10_000, "probe_samples": 20_000},
         }

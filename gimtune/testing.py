@@ -101,7 +101,7 @@ def _member(**changes: Any) -> Member:
         "epochs": 1,
         "evaluate_every": 1,
         "sigma_min": 1e-3,
-        "sigma_start": 0.1,
+        "sigma_start": 0.03,
         "shuffle_seed": 0,
         "metrics": _SETTINGS,
     }

@@ -3,7 +3,7 @@
 import json
 import math
 
-from gimtune.algebra.encoders import make_encoder
+from gimtune.algebra.encoders import make_encoder, sigma_start
 from gimtune.algebra.likelihoods import LIKELIHOODS
 from gimtune.algebra.models import MODELS
 from gimtune.algebra.priors import PRIORS, make_prior
@@ -27,7 +27,6 @@ DEFAULTS = {
     "epochs": 2,
     "evaluate_every": 1,
     "sigma_min": 1e-3,
-    "sigma_start": 0.1,
     "shuffle_seed": 0,
     "metrics": {"probe_samples": 300, "fid_samples": 10_000},
 }
@@ -38,7 +37,11 @@ CLOCK = ("seconds", "reported", "examples_per_second")
 def member(model="vae", weight=1.0, parameters=None, **options):
     """A member of a named model on digits; ``options`` replace `DEFAULTS` or any field."""
     declared = MODELS[model]
-    fitting = {"side": str(declared.side), "encoder": declared.encoder}
+    fitting = {
+        "side": str(declared.side),
+        "encoder": declared.encoder,
+        "sigma_start": sigma_start(declared.side),
+    }
     if declared.prior or declared.likelihood == "features":
         fitting["likelihood"] = declared.likelihood
     if declared.prior:

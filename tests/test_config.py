@@ -346,8 +346,10 @@ def test_the_wae_is_deterministic_unless_a_study_asks():
 def test_where_a_posterior_starts_is_part_of_what_a_member_is():
     given = ["models=[vae]", "prior=normal", "space.seed=0"]
     (one,), (other,) = (members(load([*given, *more])) for more in ([], ["training.sigma_start=0.5"]))
-    swept = members(load([*given, "space.sigma_start={grid: [0.1, 0.5]}"]))
-    assert (one.sigma_start, other.sigma_start) == (0.1, 0.5)
+    swept = members(load([*given, "space.sigma_start={grid: [0.03, 0.5]}"]))
+    assert (one.sigma_start, other.sigma_start) == (0.03, 0.5)
+    # a likelihood of the prior's codes starts as wide as the prior
+    assert {m.sigma_start for m in members(load(["models=[infogan]", "prior=normal", "space.seed=0"]))} == {1.0}
     assert {m.trial for m in swept} == {one.trial, other.trial}
 
 

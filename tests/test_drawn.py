@@ -49,7 +49,7 @@ SENSE = {
     "training.beta1": ["0", "0.5", "0.999"],
     "training.batch_size": ["4", "64", "100000"],
     "training.sigma_min": ["0", "0.001", "1"],
-    "training.sigma_start": ["0.01", "0.1", "1"],
+    "training.sigma_start": ["0.01", "1", "null"],
     "data.name": ["digits", "mnist", "fashion_mnist"],
     "data.root": ["/nowhere", "null", "."],
     "data.download": ["true", "false"],

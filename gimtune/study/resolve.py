@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gimtune import data, networks, parts
-from gimtune.algebra.encoders import ENCODERS, choices, make_encoder
+from gimtune.algebra.encoders import ENCODERS, choices, make_encoder, sigma_start
 from gimtune.algebra.likelihoods import LIKELIHOODS
 from gimtune.algebra.models import MODELS, fixed_likelihood
 from gimtune.algebra.priors import PRIORS, Prior, make_prior
@@ -253,7 +253,12 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         epochs=config.budget.epochs,
         evaluate_every=config.budget.evaluate_every,
         sigma_min=_number("sigma_min", values.get("sigma_min", config.training.sigma_min), 0),
-        sigma_start=_number("sigma_start", values.get("sigma_start", config.training.sigma_start), 0, above=True),
+        sigma_start=_number(
+            "sigma_start",
+            _first(values.get("sigma_start"), config.training.sigma_start, sigma_start(model.side)),
+            0,
+            above=True,
+        ),
         shuffle_seed=config.seed,
         metrics=config.metrics.model_dump(),
         patience=config.budget.patience,

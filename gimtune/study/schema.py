@@ -44,7 +44,9 @@ class Training(_Section):
     beta1: Annotated[float, Field(ge=0, lt=1)] = Field(description="of Adam; 0.5 as the papers with critics have it")
     batch_size: Annotated[int, Field(ge=4)] = Field(description="images per step, at most")
     sigma_min: Annotated[float, Field(ge=0, le=1)] = Field(description="lower bound of the posterior's deviation")
-    sigma_start: PositiveFloat = Field(description="a Gaussian posterior's deviation when training starts")
+    sigma_start: PositiveFloat | None = Field(
+        description="a Gaussian posterior's deviation when training starts; null: 0.03, and 1 on side p"
+    )
 
 
 class _Open(_Section):
