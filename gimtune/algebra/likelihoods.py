@@ -20,6 +20,7 @@ class Likelihood(ABC):
 
     Attributes:
         of_critic: it compares features of a critic and not pixels.
+        density: it integrates to 1 over images.
         cost: nats that it takes for a unit of squared error at least: the largest c such that
             log p(x|x) - log p(x|g) >= c (x - g)^2 for all grey values x and means g. It converts weights that a paper
             gives beside the squared error.
@@ -27,6 +28,7 @@ class Likelihood(ABC):
 
     name: ClassVar[str]
     of_critic: ClassVar[bool] = False
+    density: ClassVar[bool] = True
     cost: ClassVar[float] = 1.0
 
     @abstractmethod
@@ -59,6 +61,7 @@ class Bernoulli(Likelihood):
     """Cross-entropy on grey values; a density only for binary images. Source: Kingma & Welling 2014, app. C.1."""
 
     name: ClassVar[str] = "bernoulli"
+    density: ClassVar[bool] = False
     # Pinsker's inequality: the curvature over the mean is 1 / variance, and a variance of at most 1/4
     cost: ClassVar[float] = 2.0
 

@@ -7,6 +7,7 @@ from gimtune.metrics import (  # noqa: F401 - they register themselves
     information,
     lenet,
     likelihood,
+    marginal,
     probe,
 )
 from gimtune.metrics.evaluation import Evaluation

@@ -20,7 +20,7 @@ from gimtune.algebra.likelihoods import Gaussian
 from gimtune.algebra.objective import Constants, Objective
 from gimtune.algebra.priors import make_prior
 from gimtune.data import Dataset
-from gimtune.metrics import Evaluation, frechet, probe
+from gimtune.metrics import Evaluation, frechet, marginal, probe
 from gimtune.metrics import information as mi
 
 PIXELS, LATENT = 4, 2
@@ -259,7 +259,9 @@ def measured():
 @pytest.mark.parametrize(("split", "prefix"), [("validation", ""), ("test", "test_")])
 def test_rows_of_the_evaluation(measured, split, prefix):
     row, x = measured[0], measured[1][split]
-    assert row["reasons"] == {}
+    # a log-likelihood is measured once, at the end
+    assert {key.removeprefix("test_") for key in row["reasons"]} <= {"log_px", "classes_covered"}
+    assert "test_log_px" not in row["reasons"]
     values = {key: row[prefix + key] for key in ("likelihood_x", "restriction", "loss", "mi_q", "mi_gap")}
     mean, covariance = x.mean(0), np.cov(x.T, bias=True)
     second = covariance + np.outer(mean, mean)
@@ -284,6 +286,55 @@ def test_rows_of_the_evaluation(measured, split, prefix):
     expected += 0.5 * PIXELS * math.log(2 * math.pi * V)
     variance = 4 * ((residual @ spread) ** 2).sum(1).mean() + 2 * np.trace((spread.T @ spread) @ (spread.T @ spread))
     assert abs(-values["likelihood_x"] - expected) < 3 * math.sqrt(variance / len(x)) / (2 * V)
+
+
+def evidence(x, loading=W):
+    """log p(x) of images (n, pixels), p(x) = N(0, W W' t^2 + v)."""
+    covariance = loading @ loading.T * T**2 + V * np.eye(PIXELS)
+    squares = np.einsum("ni,ij,nj->n", x, np.linalg.inv(covariance), x)
+    return -0.5 * (squares + logdet(covariance) + PIXELS * math.log(2 * math.pi))
+
+
+def test_the_evidence_of_the_evaluation(measured):
+    row, x = measured[0], measured[1]["test"]
+    known = evidence(x)
+    # the importance weights' own error and bias at 100 codes, of another draw by the same formula
+    rng = np.random.default_rng(8)
+    z = (x @ A.T)[:, None] + SIGMA * rng.normal(size=(len(x), 100, LATENT))
+    log_p = -0.5 * (((x[:, None] - z @ W.T) ** 2).sum(2) / V + PIXELS * math.log(2 * math.pi * V))
+    log_p += -0.5 * ((z / T) ** 2 + math.log(2 * math.pi * T**2)).sum(2)
+    log_q = -0.5 * (((z - (x @ A.T)[:, None]) / SIGMA) ** 2 + np.log(2 * math.pi * SIGMA**2)).sum(2)
+    bound = np.logaddexp.reduce(log_p - log_q, axis=1) - math.log(100)
+    error = (bound - known).std() * math.sqrt(2 / len(x))
+    assert abs(row["test_log_px"] - bound.mean()) < 3 * error
+    assert row["test_log_px"] < known.mean() + 3 * error
+    # nearer to it than the bound of one code is, by far
+    assert known.mean() - row["test_log_px"] < 0.2 * (known.mean() - (log_p - log_q).mean())
+    assert row["test_log_px_se"] == pytest.approx(bound.std() / math.sqrt(len(x)), rel=0.1)
+    assert math.isnan(row["log_px"])
+
+
+def test_the_evidence_is_exact_where_the_encoder_is_the_posterior():
+    # orthogonal loadings: p(z|x) has no correlations, and every importance weight is p(x)
+    loading = np.linalg.qr(W)[0] * [0.9, 0.5]
+    precision = (loading**2).sum(0) / V + T**-2
+    _, objective, parameters, constants = world(sigma=precision**-0.5)
+    parameters["encoder"]["1.weight"][:LATENT] = torch.from_numpy(loading.T / V / precision[:, None])
+    parameters["decoder"]["0.weight"] = torch.from_numpy(loading)
+    (x,) = exact_sample(300, X)
+    posterior = objective.posterior(parameters, images(x), torch.zeros(300, LATENT).double())
+
+    class View:
+        def random(self, key):
+            return torch.Generator().manual_seed(0)
+
+    view = View()
+    view.posterior, view.objective, view.parameters, view.prior = posterior, objective, parameters, objective.prior
+    view.images, view.prior_tensors = images(x), constants.prior
+    for codes in (1, 7, 100):
+        found = marginal.importance(view, torch.arange(300), codes)
+        # the floor of sigma is left out of the encoder's log-variance and added again
+        assert found.numpy() == pytest.approx(evidence(x.numpy(), loading), abs=1e-6)
 
 
 @pytest.mark.parametrize("widen", [1.0, 3.0, 12.0])

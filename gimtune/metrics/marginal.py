@@ -1,0 +1,52 @@
+"""log p(x) of images under the generative model, bounded from below by importance weighting. Nats."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gimtune.algebra.divergences import gaussian_log_prob
+from gimtune.metrics.measures import metric
+from gimtune.metrics.view import CHUNK, Estimate, View, undefined
+from gimtune.vocabulary import METRICS
+
+#: Codes of each image, and images at most: a hundred thousand passes through the decoder.
+CODES, IMAGES = 100, 1000
+
+
+def importance(view: View, index: Tensor, codes: int = CODES) -> Tensor:
+    """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x) with z_k ~ q(z|x), of images of the split: (n,).
+
+    Its expectation is at most log p(x), and nears it with K. Source: Burda et al. 2016, eq. 8.
+    """
+    mu, sigma = view.posterior.mu[index], view.posterior.sigma[index]
+    images, source = view.images[index], view.random("log_px")
+    found = []
+    for x, mean, width in zip(*(part.split(max(1, CHUNK // codes)) for part in (images, mu, sigma)), strict=True):
+        noise = torch.randn(len(x), codes, mean.shape[1], generator=source, device=mean.device)
+        z = (mean[:, None] + width[:, None] * noise).flatten(0, 1)
+        log_q = gaussian_log_prob(z, mean.repeat_interleave(codes, 0), width.repeat_interleave(codes, 0))
+        log_p = view.objective.log_prob_x(view.parameters, x.repeat_interleave(codes, 0), z)
+        ratio = log_p + view.prior.log_prob(view.prior_tensors, z) - log_q
+        found.append(torch.logsumexp(ratio.double().unflatten(0, (len(x), codes)), 1) - math.log(codes))
+    return torch.cat(found)
+
+
+@metric(METRICS["log_px"])
+def log_px(view: View) -> Estimate:
+    """The bound with K = 100, a mean over images that are evenly spaced in the test split; at a member's end."""
+    if view.split != "test":
+        return undefined("measured on the test split, when a member ends")
+    if not view.encoder.gaussian:
+        return undefined("no density of q(z|x)")
+    if not view.prior.density:
+        return undefined(f"no density of the {view.prior.name} prior")
+    if view.objective.likelihood.of_critic:
+        return undefined("a likelihood of a critic's features is no density of images")
+    count = len(view.labels)
+    index = torch.linspace(0, count - 1, min(count, IMAGES), device=view.data.device).round().long()
+    values = importance(view, index)
+    grey = "" if view.objective.likelihood.density else "cross-entropy of grey values: comparable with itself alone"
+    return Estimate(float(values.mean()), float(values.std() / math.sqrt(len(values))), estimator=grey)
