@@ -158,7 +158,7 @@ class Member:
         shuffle_seed: of the order of minibatches, shared by the study's members.
         patience: evaluations without progress that end it before its ``epochs``; ``None`` for all of them.
         restore: by what the weights are chosen that it ends with, as `gimtune.results.course.Restore`.
-        watched: metrics that progress and that choice go by, with their directions.
+        watched: metrics that progress goes by, and that choice where it is not by the loss; with their directions.
         plugins: modules that its parts come from beside ours, with their content hashes.
         assignment: the values of the study's space that it was resolved from; it is no part of its identity.
     """

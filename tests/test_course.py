@@ -97,6 +97,17 @@ def test_one_objective_that_moves_is_enough():
     assert not course(BOTH, [*flat, (9.0, 0.6)], "objectives")[0].levelled
 
 
+def test_weights_by_the_loss_and_progress_by_the_objectives_too():
+    found = Course({"fid": "min"}, "loss", 2)
+    for epoch, (loss, fid) in enumerate([(5.0, 90.0), (4.0, 60.0), (4.1, 50.0), (4.2, 40.0)], 1):
+        found.take(epoch, {"loss": loss, "fid": fid})
+    assert (found.best, found.levelled) == (2, False)
+    found.take(5, {"loss": 4.3, "fid": 41.0})
+    found.take(6, {"loss": 4.3, "fid": 40.0})
+    found.take(7, {"loss": 4.3, "fid": 42.0})
+    assert (found.best, found.levelled) == (2, True)
+
+
 def test_the_last_weights_must_not_be_worse_either():
     values = [9.0, 8.0, 8.0, 8.0, 8.5]
     assert not course(LOSS, values, "last")[0].levelled

@@ -63,7 +63,7 @@ def _overrides(member: Member, chosen: Mapping[str, Any], stated: Mapping[str, A
     yield f"budget.evaluate_every={_text(member.evaluate_every)}"
     yield f"budget.patience={_text(member.patience)}"
     yield f"budget.restore={_text(member.restore)}"
-    if "loss" not in member.watched:
+    if member.watched:  # not of members from before there was a rule
         yield f"objectives={_text(member.watched)}"
     for key in ("learning_rate", "beta1", "batch_size", "sigma_min", "sigma_start"):
         yield f"training.{key}={_text(getattr(member, key))}"

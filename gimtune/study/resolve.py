@@ -263,7 +263,7 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         metrics=config.metrics.model_dump(),
         patience=config.budget.patience,
         restore=str(restore),
-        watched={"loss": "min"} if restore is Restore.LOSS else dict(config.objectives),
+        watched=dict(config.objectives),
         plugins=_plugins(config, model, prior, likelihood, encoder),
         # what other models are told apart by says nothing of this one
         assignment={k: v for k, v in values.items() if k in ("model", *SWEPT, *model.parameters)},
