@@ -269,9 +269,9 @@ class Image(Encoder):
 def sigma_start(side: Side) -> float:
     """Where a Gaussian posterior's deviation starts by default.
 
-    Narrow where codes are drawn from it: from 0.03 down no model's collapse weight depends on it by more than its seeds
-    do (`docs/models.md`). As wide as the prior on side p, where it is a likelihood of the prior's codes: a narrow one
-    would have the generator chase an encoder that knows nothing yet.
+    Narrow where codes are drawn from it: a restriction of the codes alone holds a wide one where it starts, at weights
+    where a narrow one keeps its information (`docs/models.md` has the sweep). As wide as the prior on side p, where it
+    is a likelihood of the prior's codes: a narrow one would have the generator chase an encoder that knows nothing yet.
     """
     return 1.0 if side is Side.P else 0.03
 
