@@ -37,6 +37,12 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m analy
     )
     parser.add_argument("--data", help="data set, where the study has several")
     parser.add_argument("--features", metavar="FID_FEATURES", help="FID features, where the study has several")
+    parser.add_argument(
+        "--latent-dim", metavar="N", help="size of codes, or all (default: those that the study asks for)"
+    )
+    parser.add_argument("--samples", metavar="N", help="generated images of the FID, where the study has several")
+    parser.add_argument("--reference-samples", metavar="N", help="images that they were compared with, likewise")
+    parser.add_argument("--reference", metavar="HASH", help="hash of these images, likewise")
     live = parser.add_mutually_exclusive_group()
     live.add_argument("--status", action="store_true", help="how far it is, what runs and failed, the front so far")
     live.add_argument(
@@ -45,7 +51,14 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m analy
     options = parser.parse_args(arguments)
     if len(options.runs) > 1 and (options.status or options.watch):
         parser.error("--status and --watch take one RUN")
-    chosen = {"data": options.data, "fid_features": options.features}
+    chosen = {
+        "data": options.data,
+        "fid_features": options.features,
+        "latent_dim": options.latent_dim,
+        "fid_samples": options.samples,
+        "fid_reference_samples": options.reference_samples,
+        "fid_reference": options.reference,
+    }
     only = {column: value for column, value in chosen.items() if value is not None}
     asked = {key: way for key, _, way in (text.partition("=") for text in options.objectives or ())}
     console = Console()

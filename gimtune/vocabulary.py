@@ -278,10 +278,13 @@ _metrics: dict[str, Metric] = {
         Metric("mi_gap", _NONE, "nats", "mi_q + loss, the estimate of dI, on side q", "Astorga 2022, eq. 2"),
         Metric("sigma_mean", _NONE, "code units", "mean posterior standard deviation"),
         Metric("active_units", _MAX, "dimensions", "dimensions with Var_x[mu] > 0.01 code units", "Burda et al. 2016"),
-        Metric("fid", _MIN, "features^2", "Frechet distance, codes from the prior", "Heusel et al. 2017"),
-        Metric("fid_expost", _MIN, "features^2", "the same, codes from a fitted mixture", "Ghosh et al. 2020"),
+        Metric("fid", _MIN, "features^2", "Frechet distance, codes from the prior", "Heusel et al. 2017", True),
+        Metric("fid_expost", _MIN, "features^2", "the same, codes from a fitted mixture", "Ghosh et al. 2020", True),
         Metric("recon_fid", _MIN, "features^2", "the same for reconstructions of the split", "Heusel et al. 2017"),
-        Metric("fid_floor", _NONE, "features^2", "the same for as many training images"),
+        Metric("fid_floor", _NONE, "features^2", "the same for as many training images, or all; mean of 10 draws"),
+        Metric("kid", _MIN, "features^6", "kernel distance, unbiased, codes from the prior", "Binkowski 2018", True),
+        Metric("precision", _MAX, "fraction", "generated images among real ones", "Kynkaanniemi et al. 2019"),
+        Metric("recall", _MAX, "fraction", "real images among generated ones", "Kynkaanniemi et al. 2019"),
         Metric(
             "classes_covered",
             _MAX,
@@ -342,6 +345,10 @@ PROGRESS = (
     *("status", "error", "checkpoint", "epoch", "seconds", "reported", "examples_per_second", "diverged"),
     *("best_epoch", "restored_by", "levelled"),
 )
+#: What distances between features were measured with; those that differ in any of it do not compare. ``fid_samples``:
+#: how many images were generated, ``fid_reference_samples`` how many they were compared with, ``fid_reference`` a hash
+#: of those.
+ALIKE = ("fid_features", "fid_samples", "fid_reference_samples", "fid_reference")
 #: Columns that say how its metrics were measured; ``reasons`` is JSON {metric: why it is NaN}, ``flags`` JSON
 #: {metric: why it is not to be trusted}.
-PROTOCOL = ("fid_features", "fid_samples", "mi_images", "reasons", "flags", "estimators")
+PROTOCOL = (*ALIKE, "mi_images", "reasons", "flags", "estimators")

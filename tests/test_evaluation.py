@@ -1,15 +1,18 @@
 """Measurements: the splits do not leak into each other, and a value that is not defined is NaN with a reason."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import CPU
 from helpers import member, numbers
 
 from gimtune.metrics import Evaluation
+from gimtune.results.pareto import front
 from gimtune.training import Pack
 from gimtune.vocabulary import METRICS
 
@@ -121,7 +124,18 @@ def test_the_floor_compares_training_images(small, pack):
     row = measured(pack, small, ("validation",))
     assert 0 < row["fid_floor"] < row["fid"]
     assert row["fid_features"] == small.network.name
-    assert row["fid_samples"] == len(small.data.images["validation"])
+    assert row["fid_samples"] == 400
+    assert row["fid_reference_samples"] == len(small.data.images["validation"])
+    assert row["fid_reference"] == small.data.dataset.reference
+    assert changed(small, "validation").data.dataset.reference != row["fid_reference"]
+
+
+def test_distances_come_with_their_errors(small, pack):
+    row = measured(pack, small, ("validation",))
+    for key in ("fid", "fid_expost", "kid"):
+        assert 0 < row[f"{key}_se"] < row[key], key
+    assert 0 <= row["precision"] <= 1
+    assert 0 <= row["recall"] <= 1
 
 
 def test_fewer_samples_may_be_asked_for(small, pack):
@@ -166,3 +180,31 @@ def test_images_of_the_last_row_are_those_that_are_shown(small, pack):
     assert shown.shape == (9, 1, 8, 8)
     assert shown.equal(again)
     assert 0 <= float(shown.min()) <= float(shown.max()) <= 1
+
+
+def test_a_perfect_translator_is_as_far_as_other_images_are(evaluation, monkeypatch):
+    translator = member("cyclegan")
+    view = evaluation.view(Pack([translator], evaluation.data).objective, {}, translator, "test")
+
+    def back(codes):
+        return torch.rot90(1 - codes.unflatten(1, (1, 8, 8)), -1, (2, 3))
+
+    monkeypatch.setattr(view, "decode", back)
+    assert view.generated.shape == (360, 1, 8, 8)
+    shown = {image.numpy().tobytes() for image in view.images}
+    # two of 1,797 digits come twice
+    assert sum(image.numpy().tobytes() in shown for image in view.generated) <= 2
+    distance, floor = view.value("fid"), view.value("fid_floor")
+    assert 0.5 * floor < distance < 3 * floor
+
+
+def test_images_as_codes_do_not_stand_beside_codes(small):
+    asked = {"assignment": {"latent_dim": 4}}
+    rows = []
+    for one in (member("vae", **asked), member("ae", **asked), member("cyclegan", **asked)):
+        row = small.row(Pack([one], small.data), 0, ("validation",))
+        own = {"data": "digits", "status": "done", "latent_dim": one.latent_dim, "assignment": '{"latent_dim": 4}'}
+        rows.append({**row, **own, "model": one.model, "reasons": json.dumps(row["reasons"])})
+    best = front(pd.DataFrame(rows))
+    assert best.left_out == {"codes of 64 dimensions, not 4": 1}
+    assert set(best.points["model"]) == {"vae", "ae"}

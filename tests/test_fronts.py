@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gimtune.analysis import front
 from gimtune.analysis.statistics.attainment import attainment, attainment_difference, configuration, mean_front
-from gimtune.results.pareto import collapsed, contributions, dominance_rank
+from gimtune.results.pareto import collapsed, contributions, dominance_rank, fronts_by
 
 KEYS = ["fid", "probe_codes", "mi_q"]
 SIGNS = {"fid": 1, "probe_codes": -1, "mi_q": -1}
@@ -299,3 +299,45 @@ def test_collapse_is_judged_by_information():
     found = collapsed(trials)
     assert [*found[found].index] == ["drowned", "clusters", "few images", "constant", "earlier"]
     assert not collapsed(pd.DataFrame({"fid": [1.0]})).any()
+
+
+def alike(**columns):
+    """Three rows that end well, on one front but for what is said."""
+    rows = {"fid": [1.0, 2.0, 3.0], "probe_codes": [0.5, 0.7, 0.9], "status": "done", "data": "d", "fid_features": "f"}
+    return pd.DataFrame({**rows, **columns})
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "option"),
+    [
+        ("fid_samples", [10_000.0, 10_000.0, 360.0], "--samples"),
+        ("fid_reference_samples", [360.0, 360.0, 10_000.0], "--reference-samples"),
+        ("fid_reference", ["a", "a", None], "--reference"),
+    ],
+)
+def test_a_front_refuses_what_was_measured_otherwise(column, values, option):
+    trials = alike(**{column: values})
+    with pytest.raises(ValueError, match=f"{column} is mixed: .*Choose one with {option}"):
+        front(trials)
+    first = f"{values[0]:g}" if column != "fid_reference" else "a"
+    assert len(front(trials, only={column: first}).points) == 2
+    # the probe has nothing to do with generated images
+    assert len(front(trials.assign(mi_q=1.0), ["probe_codes", "mi_q"]).points) == 3
+
+
+def test_codes_of_another_size_do_not_stand_on_the_front():
+    trials = alike(latent_dim=[8, 8, 64])
+    best = front(trials)
+    assert best.rows["latent_dim"].tolist() == [8, 8]
+    assert best.left_out == {"codes of 64 dimensions, not 8": 1}
+    assert len(front(trials, only={"latent_dim": "all"}).rows) == 3
+    assert front(trials, only={"latent_dim": "64"}).rows["latent_dim"].tolist() == [64]
+    assert {name: len(f.points) for name, f in fronts_by(trials, "latent_dim").items()} == {"8": 2, "64": 1}
+
+
+def test_sizes_of_codes_that_a_study_asks_for_share_a_front():
+    asked = [json.dumps({"latent_dim": size}) for size in (4, 8, 8)]
+    best = front(alike(latent_dim=[4, 8, 64], assignment=asked))
+    assert best.rows["latent_dim"].tolist() == [4, 8]
+    # a study of nothing but images has a front of these
+    assert len(front(alike(latent_dim=64, assignment=asked[1])).points) == 3

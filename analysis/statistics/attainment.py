@@ -12,12 +12,12 @@ import pandas as pd
 
 from gimtune.results.pareto import OBJECTIVES, Front, front
 from gimtune.results.varied import varied
-from gimtune.vocabulary import IDENTITY, Direction
+from gimtune.vocabulary import ALIKE, IDENTITY, Direction
 
 _APART = frozenset({"trial", "study", "seed", "pack", "config", "assignment"})
 #: What says that two members are one configuration, beside what varies in the study and the whole of ``config`` without
 #: its seeds.
-SETTING = (*(column for column in IDENTITY if column not in _APART), "fid_features")
+SETTING = (*(column for column in IDENTITY if column not in _APART), *ALIKE)
 _LEVELS = {"best": 0.0, "median": 50.0, "worst": 100.0}
 
 

@@ -41,7 +41,7 @@ from gimtune.analysis.statistics.measures import (
     mismatch,
     rank,
 )
-from gimtune.results.pareto import collapsed, why_left_out
+from gimtune.results.pareto import collapsed, considered, why_left_out
 
 #: More are thinned at random to this number, for an effect takes a matrix of all pairs.
 MOST = 500
@@ -164,7 +164,9 @@ def _considered(
     trials = trials.reindex(columns=[*dict.fromkeys([*trials.columns, "status", *SETTING, *LABELS, *only, *numbers])])
     why = [
         reason or ("collapsed" if no_information else None)
-        for reason, no_information in zip(why_left_out(trials, [], only), collapsed(trials), strict=True)
+        for reason, no_information in zip(
+            why_left_out(trials, [], considered(trials, only)), collapsed(trials), strict=True
+        )
     ]
     left = Counter(reason for reason in why if reason)
     kept = trials[np.array([reason is None for reason in why], dtype=bool)]

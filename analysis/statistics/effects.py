@@ -13,13 +13,14 @@ import pandas as pd
 from scipy import special
 
 from gimtune.results.varied import parameters, varied
+from gimtune.vocabulary import ALIKE
 
 #: Configurations that an effect needs; in a comparison of two groups, each of them.
 FEWEST = 5
 #: What is measured of a configuration, on both splits.
 MEASURED = ("fid", "fid_expost", "probe_codes", "mi_noised", "mi_lower", "likelihood_x")
 #: What it is: pairs are among those that agree in some of these.
-LABELS = ("data", "fid_features", "model", "likelihood_name", "prior", "latent_dim", "network")
+LABELS = ("data", *ALIKE, "model", "likelihood_name", "prior", "latent_dim", "network")
 
 _UNDEFINED = 0.05
 _FOLDS = 5
@@ -98,7 +99,7 @@ class Configurations:
 
     def group(self, *columns: str) -> np.ndarray:
         """Number of those that agree in these columns and were measured alike."""
-        labels = np.stack([self.labels[c] for c in ("data", "fid_features", *columns)])
+        labels = np.stack([self.labels[c] for c in ("data", *ALIKE, *columns)])
         return np.unique(labels, axis=1, return_inverse=True)[1].ravel()
 
     def same(self, *columns: str) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,14 @@ class Dataset:
         """Number of labels."""
         return int(self.labels["train"].max()) + 1
 
+    @cached_property
+    def reference(self) -> str:
+        """A hash of the images that generated ones are compared with: those of the validation and the test split."""
+        content = hashlib.sha256()
+        for split in ("validation", "test"):
+            content.update(np.ascontiguousarray(self.images[split]).data)
+        return content.hexdigest()[:8]
+
     @property
     def first_half(self) -> int:
         """How many training images, from the first on, stand for the first of two domains."""
@@ -57,10 +66,20 @@ class Dataset:
         In training they come from the half that is not in the first domain, so that no pair exists; in the other splits
         from all images.
         """
-        start = self.first_half if split == "train" else 0
+        return self._second(split, slice(self.first_half if split == "train" else 0, None))
+
+    def sources(self, split: str) -> NDArray[np.uint8]:
+        """Images of the second domain that are translated to be compared with a split's, uint8 (n, c, h, w).
+
+        Never those images turned, which a perfect translator turns back: for the test split those of the validation
+        split, for that one those training images whose turned ones no member is trained on.
+        """
+        return self.second("validation") if split == "test" else self._second("train", slice(self.first_half))
+
+    def _second(self, split: str, part: slice) -> NDArray[np.uint8]:
         if self.other is not None:
-            return self.other[split][start:]
-        turned = np.rot90(self.images[split][start:], axes=(2, 3))
+            return self.other[split][part]
+        turned = np.rot90(self.images[split][part], axes=(2, 3))
         return np.ascontiguousarray(np.uint8(self.scale) - turned)
 
 

@@ -5,9 +5,11 @@ from gimtune.metrics import (  # noqa: F401 - they register themselves
     classes,
     frechet,
     information,
+    kernel,
     lenet,
     likelihood,
     marginal,
+    precision_recall,
     probe,
 )
 from gimtune.metrics.evaluation import Evaluation

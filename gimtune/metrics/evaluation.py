@@ -72,8 +72,8 @@ class Evaluation:
                     # without one of its own where the value has a reason, or where there is one minibatch
                     row[f"{name}_se"] = math.nan if error is None else error
         row["fid_features"] = self.network.name
-        images = len(self.data.images[splits[0]])
-        row |= {"fid_samples": min(member.metrics["fid_samples"], images)}
+        row["fid_samples"], row["fid_reference_samples"] = view.count, len(self.data.images[splits[0]])
+        row["fid_reference"] = self.data.dataset.reference
         # those that a code's own image is told from, and it itself
         row["mi_images"] = min(member.metrics["probe_samples"], len(self.data.images["train"])) + 1
         return {**row, "estimators": estimators, "reasons": reasons, "flags": flags}

@@ -14,6 +14,9 @@ from gimtune.metrics.measures import metric
 from gimtune.metrics.view import Estimate, View
 from gimtune.vocabulary import METRICS
 
+#: Of training images, for the floor.
+_DRAWS = 10
+
 
 class Statistics(NamedTuple):
     """Mean (k,), covariance (k, k) and its symmetric root, float64."""
@@ -54,29 +57,58 @@ def _root(covariance: Tensor) -> Tensor:
     return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
 
-def _distance(images: Tensor, view: View) -> Estimate:
+def standard_error(generated: Tensor, reference: Tensor) -> float:
+    """Standard error of `frechet` of two independent samples of features, (n, k) and (m, k): by the delta method.
+
+    The distance moves with S1 as tr((I - T) dS1), T = R (R S1 R)^(-1/2) R being the optimal transport between the two
+    Gaussians and R the root of S2; with S2 as tr((I - T^-1) dS2), and with the means as 2 (m1 - m2). That says by how
+    much each feature vector moves it, whose variances over n and m add up. It says nothing of the bias of few images.
+    Where the two are equal the first order vanishes: the error is then a third too large, not too small.
+    """
+    one, two = statistics(generated), statistics(reference)
+    scales, axes = torch.linalg.eigh(two.covariance)
+    scales, inverse = _powers(scales, 0.5, -0.5)
+    root, root_inverse = (axes * scales) @ axes.T, (axes * inverse) @ axes.T
+    product = root @ one.covariance @ root
+    values, vectors = torch.linalg.eigh(0.5 * (product + product.T))
+    out, back = _powers(values, -0.25, 0.25)
+    shift = one.mean - two.mean
+    x, y = generated.double() - one.mean, reference.double() - two.mean
+    moved = x.square().sum(1) - ((x @ root @ vectors) * out).square().sum(1) + 2 * x @ shift
+    moves = y.square().sum(1) - ((y @ root_inverse @ vectors) * back).square().sum(1) - 2 * y @ shift
+    return math.sqrt(float(moved.var() / len(x) + moves.var() / len(y)))
+
+
+def _powers(values: Tensor, *exponents: float) -> list[Tensor]:
+    """Powers of eigenvalues; of those that are zero but for rounding, zero."""
+    kept = values > 1e-10 * values.max()
+    return [torch.where(kept, values.clamp_min(1e-300) ** exponent, 0.0) for exponent in exponents]
+
+
+def _distance(features: Tensor, view: View) -> Estimate:
     try:
-        made = statistics(features_of(view.network, images))
+        made = statistics(features)
     except ValueError as error:
         return Estimate(math.nan, reason=str(error))
-    return Estimate(frechet(made, reference(view)))
+    return Estimate(frechet(made, reference(view)), standard_error(features, view.features))
 
 
 def reference(view: View) -> Statistics:
     """Moments of the features of the split's images, made once for all members."""
-    return view.kept(("reference", view.split), lambda: statistics(features_of(view.network, view.images), root=True))
+    return view.kept(("reference", view.split), lambda: statistics(view.features, root=True))
 
 
 @metric(METRICS["fid"])
 def fid(view: View) -> Estimate:
     """Distance of images generated from the prior."""
-    return _distance(view.generated, view)
+    return _distance(view.generated_features, view)
 
 
 @metric(METRICS["recon_fid"])
 def recon_fid(view: View) -> Estimate:
-    """Distance of reconstructions."""
-    return _distance(view.reconstructed, view)
+    """Distance of reconstructions of the split's images."""
+    # a pair an image: not two independent samples, so that it has no standard error
+    return _distance(features_of(view.network, view.reconstructed), view)._replace(error=None)
 
 
 @metric(METRICS["fid_expost"])
@@ -84,17 +116,25 @@ def fid_expost(view: View) -> Estimate:
     """Distance of images from codes of a mixture that is fitted to those of training images."""
     if isinstance(view.resampled, str):
         return Estimate(math.nan, reason=view.resampled)
-    return _distance(view.resampled, view)
+    return _distance(features_of(view.network, view.resampled), view)
 
 
 @metric(METRICS["fid_floor"])
 def fid_floor(view: View) -> float:
-    """Distance of as many training images as are generated."""
+    """Mean distance of draws of as many training images as are generated, or of all where there are no more."""
+
+    def drawn() -> Tensor:
+        # twice as many as a draw: features may be costly
+        train = view.data.images["train"]
+        index = torch.randperm(len(train), generator=generator(torch.device("cpu"), "floor"))[: 2 * view.count]
+        return features_of(view.network, view.data.scaled("train", index.to(view.data.device)))
 
     def floor() -> float:
-        train = view.data.images["train"]
-        index = torch.randperm(len(train), generator=generator(torch.device("cpu"), "floor"))[: view.count]
-        images = view.data.scaled("train", index.to(view.data.device))
-        return frechet(statistics(features_of(view.network, images)), reference(view))
+        features = view.kept(("floor", view.count), drawn)
+        if len(features) <= view.count:
+            return frechet(statistics(features), reference(view))
+        source = generator(torch.device("cpu"), "floor draws")
+        orders = [torch.randperm(len(features), generator=source)[: view.count] for _ in range(_DRAWS)]
+        return sum(frechet(statistics(features[i.to(features.device)]), reference(view)) for i in orders) / _DRAWS
 
     return view.kept(("floor", view.split, view.count), floor)

@@ -42,8 +42,9 @@ class LeNet(nn.Module):
     def __init__(self, colours: int, classes: int = 10) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            *(nn.Conv2d(colours, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+            # a maximum and ReLU change places without a trace, and a quarter of the pixels is left for the latter
+            *(nn.Conv2d(colours, 6, 5), nn.MaxPool2d(2), nn.ReLU()),
+            *(nn.Conv2d(6, 16, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten()),
             *(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()),
         )
         self.head = nn.Linear(84, classes)
@@ -65,7 +66,8 @@ class LeNet(nn.Module):
         weights = {name: value.float() for name, value in state.items() if name != "accuracy"}
         self.load_state_dict(weights)
         self.test_accuracy, self.name = float(state["accuracy"]), f"classifier:{digest(weights)}"
-        return self.eval().requires_grad_(False)
+        # a third faster on a CPU
+        return self.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def train_classifier(data: Dataset) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from gimtune.algebra.objective import Constants, Objective, Parameters
 from gimtune.algebra.priors import Prior
 from gimtune.algebra.seeds import generator, number
 from gimtune.metrics import mixture
-from gimtune.metrics.features import Features
+from gimtune.metrics.features import Features, features_of
 from gimtune.training import Resident
 from gimtune.vocabulary import Member, Side
 
@@ -56,7 +56,7 @@ class View:
         data: the data set on the device, of which training images and labels may be looked at too.
         network: features of images, for distances.
         side, prior, encoder, latent_dim: what the member is.
-        count: how many images are generated, and reconstructed.
+        count: how many images are generated; of a prior that is made of images at most one from each.
     """
 
     def __init__(
@@ -77,7 +77,9 @@ class View:
         self.prior: Prior = objective.prior
         self.encoder: Encoder = objective.encoder
         self.latent_dim = objective.latent_dim
-        self.count: int = min(member.metrics["fid_samples"], len(data.images[split]))
+        self.count: int = member.metrics["fid_samples"]
+        if self.prior.images:
+            self.count = min(self.count, len(data.sources(split)))
         self._once, self._kept, self._find = once, kept, find
         self._estimates: dict[str, Estimate] = {}
         self._asked: list[str] = []
@@ -109,8 +111,12 @@ class View:
         return self.sampled(self.count)
 
     def sampled(self, count: int) -> Tensor:
-        """The first codes from the prior, (count, d)."""
+        """The first codes from the prior, (count, d); images of a second domain come once before any comes twice."""
         source = self.random("generation")
+        if self.prior.images:
+            images = self.data.sources(self.split)
+            order = torch.randperm(len(images), generator=source, device=source.device)
+            return images[order.repeat(math.ceil(count / len(images)))[:count]]
         return self.prior.sample(self.prior_tensors, self.prior.noise(count, self.latent_dim, source))
 
     @cached_property
@@ -120,8 +126,18 @@ class View:
 
     @cached_property
     def reconstructed(self) -> Tensor:
-        """Decoded means of the posteriors' codes, (count, *image) in [0, 1]."""
-        return self.decode(self.posterior.z[: self.count])
+        """Decoded means of the posteriors' codes, a code an image of the split, (n, *image) in [0, 1]."""
+        return self.decode(self.posterior.z)
+
+    @cached_property
+    def generated_features(self) -> Tensor:
+        """Features of `generated`, (count, k)."""
+        return features_of(self.network, self.generated)
+
+    @property
+    def features(self) -> Tensor:
+        """Features of `images`, (n, k), made once for all members."""
+        return self.kept(("features", self.split), lambda: features_of(self.network, self.images))
 
     @cached_property
     def resampled(self) -> Tensor | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,13 +14,22 @@ import numpy as np
 import pandas as pd
 
 from gimtune.results.store import reasons
-from gimtune.vocabulary import METRICS, Direction, Status
+from gimtune.vocabulary import ALIKE, METRICS, Direction, Status
 
 #: Nats of I(x; z) that are no representation: Fano's bound leaves an accuracy of .5 among ten classes.
 COLLAPSED = 0.5
 OBJECTIVES: Mapping[str, str] = MappingProxyType({"fid": "min", "probe_codes": "max"})
 
-_FEATURES = frozenset(key for key, metric in METRICS.items() if metric.unit == "features^2")
+#: Columns that must agree on a front, and the options that choose among their values.
+_AGREE = {
+    "data": "--data",
+    "fid_features": "--features",
+    "fid_samples": "--samples",
+    "fid_reference_samples": "--reference-samples",
+    "fid_reference": "--reference",
+}
+#: Of ``only``, for members of every size of codes.
+ALL = "all"
 #: Products of numbers beyond it would be infinite.
 _LARGEST = 1e100
 _LEFT_OUT = {
@@ -92,29 +102,35 @@ def front(
     Args:
         trials: rows as of `gimtune.results.load.load`; may be empty.
         objectives: metrics, with or without directions.
-        only: column and value to choose where a study mixes data sets or FID features, e.g. ``{"data": "digits"}``.
+        only: column and value to choose where a study mixes data sets or FID features, e.g. ``{"data": "digits"}``. Of
+            codes those count that have a size that the study asks for, and where it does not say, the size of most:
+            other codes are images, CycleGAN's, and a probe of pixels says nothing of a representation.
+            ``{"latent_dim": "64"}`` chooses a size, ``{"latent_dim": "all"}`` takes every one.
         reference: corner of the hypervolume, by objective. Left open it is 0 (or 1) for a fraction, and for others the
             worst value considered, a tenth of the range further out. It moves as members end: pass the first front's
             to compare hypervolumes over time. Points beyond it add nothing.
 
     Raises:
         ValueError: an objective that is none, a column that is missing, a value of ``only`` that no row has, or
-            members of several data sets or FID features, whose numbers do not compare.
+            members of several data sets, FID features, sample sizes or references, whose numbers do not compare.
     """
     chosen = directions(objectives)
-    needed = ["status", "data", *(["fid_features"] if _FEATURES & set(chosen) else []), *chosen, *(only or {})]
+    needed = ["status", "data", *(["fid_features"] if of_features(chosen) else []), *chosen, *(only or {})]
     missing = [c for c in dict.fromkeys(needed) if c not in trials]
     if trials.empty:
         trials = trials.reindex(columns=[*trials.columns, *missing])
     elif missing:
         raise ValueError(f"trials lack the column {', '.join(missing)}")
     for column, value in (only or {}).items():
-        there = sorted(trials[column].dropna().astype(str).unique())
-        if there and value not in there:
+        there = sorted({_text(v) for v in trials[column].dropna()})
+        if there and value not in there and (column, value) != ("latent_dim", ALL):
             raise ValueError(f"{column}={value}: no trial has it; there are {', '.join(there)}")
-    found = _front(trials, chosen, only or {}, reference or {})
-    for column, option in (("data", "--data"), ("fid_features", "--features")):
-        counts = Counter(found.points[column].fillna("unknown")) if column in needed else Counter()
+    found = _front(trials, chosen, considered(trials, only or {}), reference or {})
+    for column in ("data", *(ALIKE if of_features(chosen) else ())):
+        option = _AGREE[column]
+        # runs of earlier formats, and tables that somebody made, do not say all of it
+        stated = found.points[column] if column in trials else pd.Series(dtype=object)
+        counts = Counter("unknown" if pd.isna(value) else _text(value) for value in stated)
         if len(counts) > 1:
             mixed = ", ".join(f"{value} ({count} trials)" for value, count in counts.items())
             raise ValueError(f"{column} is mixed: {mixed}; their numbers do not compare. Choose one with {option}")
@@ -134,13 +150,15 @@ def fronts_by(
     Raises:
         ValueError: as `front` of all rows, or there is no such column.
     """
+    if by == "latent_dim" in trials:
+        only = {by: ALL, **(only or {})}
     whole = front(trials, objectives, only=only, reference=reference)
     if trials.empty:
         return {}
     if by not in trials:
         raise ValueError(f"trials lack the column {by}")
-    groups = trials.groupby(trials[by].fillna("unknown"))
-    return {str(name): _front(group, whole.objectives, only or {}, whole.reference) for name, group in groups}
+    groups, kept = trials.groupby(trials[by].fillna("unknown")), considered(trials, only or {})
+    return {str(name): _front(group, whole.objectives, kept, whole.reference) for name, group in groups}
 
 
 def dominance_rank(front: Front) -> pd.Series:
@@ -199,8 +217,40 @@ def _scaled(values: np.ndarray, maximise: list[bool]) -> np.ndarray:
     return (costs - costs.min(0)) / np.where(np.ptp(costs, 0) > 0, np.ptp(costs, 0), 1)
 
 
+def of_features(objectives: Iterable[str]) -> bool:
+    """Whether one of these metrics is measured by features of images."""
+    return any(METRICS[key].unit.startswith("features") or key in ("precision", "recall") for key in objectives)
+
+
+def sizes(trials: pd.DataFrame) -> frozenset[str]:
+    """Sizes of codes that the study asks for, as text; where its rows do not say, or none has one, that of most."""
+    there = trials["latent_dim"].dropna().map(_text)
+    if there.nunique() < 2:
+        return frozenset(there)
+    stated: Iterable[str] = trials["assignment"].dropna().unique() if "assignment" in trials else []
+    asked = frozenset(_text(given["latent_dim"]) for given in map(json.loads, stated) if "latent_dim" in given)
+    return asked & frozenset(there) or frozenset(there.mode().head(1))
+
+
+def considered(trials: pd.DataFrame, only: Mapping[str, str]) -> dict[str, str | frozenset[str]]:
+    """What rows to consider have: what is chosen, and the study's own sizes of codes."""
+    kept: dict[str, str | frozenset[str]] = dict(only)
+    if kept.get("latent_dim") == ALL:
+        del kept["latent_dim"]
+    elif "latent_dim" in trials and "latent_dim" not in kept and len(trials):
+        kept["latent_dim"] = sizes(trials)
+    return kept
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) and value < 1e6 else str(value)
+
+
 def _front(
-    trials: pd.DataFrame, objectives: dict[str, Direction], only: Mapping[str, str], reference: Mapping[str, float]
+    trials: pd.DataFrame,
+    objectives: dict[str, Direction],
+    only: Mapping[str, str | frozenset[str]],
+    reference: Mapping[str, float],
 ) -> Front:
     why = why_left_out(trials, list(objectives), only)
     points = trials[np.array([w is None for w in why], dtype=bool)]
@@ -233,11 +283,23 @@ def collapsed(trials: pd.DataFrame) -> pd.Series:
     return above.lt(COLLAPSED) | (above.isna() & known["active_units"].eq(0))
 
 
-def why_left_out(trials: pd.DataFrame, objectives: list[str], only: Mapping[str, str]) -> list[str | None]:
+def why_left_out(
+    trials: pd.DataFrame, objectives: list[str], only: Mapping[str, str | frozenset[str]]
+) -> list[str | None]:
     """Reason by row; ``None`` for rows to consider: ended well, as ``only`` chooses, with objectives up to 1e100."""
     why: list[str | None] = [_LEFT_OUT.get(status) for status in trials["status"]]
     for column, value in only.items():
-        why = [w or (None if v == value else f"{column} not {value}") for w, v in zip(why, trials[column], strict=True)]
+        texts = trials[column].map(_text, na_action="ignore")
+        if isinstance(value, str):
+            why = [w or (None if v == value else f"{column} not {value}") for w, v in zip(why, texts, strict=True)]
+            continue
+        own = " or ".join(sorted(value, key=float))
+        # a row that does not say is considered, as it is where none does
+        fine = [pd.isna(v) or v in value for v in texts]
+        why = [
+            w or (None if ok else f"codes of {v} dimensions, not {own}")
+            for w, ok, v in zip(why, fine, texts, strict=True)
+        ]
     for key in objectives:
         values = trials[key].to_numpy(dtype=float)
         for i in np.flatnonzero(~(abs(values) <= _LARGEST)):

@@ -23,14 +23,27 @@ from gimtune.vocabulary import ENDED, IDENTITY, METRICS, PROGRESS, PROTOCOL, Mem
 FORMAT = 5
 #: Formats that are read and no longer written, with the columns of a member that they lack.
 EARLIER: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"3": ("assignment", "best_epoch", "restored_by", "levelled"), "4": ("best_epoch", "restored_by", "levelled")}
+    {
+        "3": ("assignment", "best_epoch", "restored_by", "levelled", "fid_reference_samples", "fid_reference"),
+        "4": ("best_epoch", "restored_by", "levelled", "fid_reference_samples", "fid_reference"),
+    }
 )
 Value = float | int | str | bool | None
 Row = Mapping[str, Value]
 
 _TEXT = {
     *(set(IDENTITY) - {"weight", "latent_dim", "seed"}),
-    *("status", "error", "checkpoint", "restored_by", "fid_features", "reasons", "flags", "estimators"),
+    *(
+        "status",
+        "error",
+        "checkpoint",
+        "restored_by",
+        "fid_features",
+        "fid_reference",
+        "reasons",
+        "flags",
+        "estimators",
+    ),
 }
 _WHOLE = {"epoch", "best_epoch", "seed", "latent_dim"}
 

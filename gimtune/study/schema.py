@@ -105,7 +105,9 @@ class Critic(_Section):
 class Metrics(_Section):
     fid_features: str = Field(description="network that images are compared by: classifier, inception, or one's own")
     inception_weights: str | None = Field(description="file or address of the Inception weights; null: pytorch-fid's")
-    fid_samples: Annotated[int, Field(ge=2)] = Field(description="images per distance, at most the split's")
+    fid_samples: Annotated[int, Field(ge=2)] = Field(
+        description="images generated for a distance from those of the split"
+    )
     probe_samples: Annotated[int, Field(ge=50)] = Field(description="training codes for the probes, at most")
 
 

@@ -41,7 +41,7 @@ class Resident:
         self.image, self.scale, self.classes = dataset.image, dataset.scale, dataset.classes
         self.images = {split: _tensor(a).to(device) for split, a in dataset.images.items()}
         self.labels = {split: _tensor(a) for split, a in dataset.labels.items()}
-        self._second: dict[str, Tensor] = {}
+        self._domains: dict[tuple[str, str], Tensor] = {}
 
     def scaled(self, split: str, index: slice | Tensor) -> Tensor:
         """Images of a split in [0, 1], (n, *image)."""
@@ -56,10 +56,17 @@ class Resident:
         """A member's constants; where its prior is made of images, those of the split's second domain."""
         if not objective.prior.images:
             return objective.constants(member, self.device)
-        if split not in self._second:
-            images = _tensor(self.dataset.second(split)).to(self.device) / self.scale
-            self._second[split] = images.flatten(1)
-        return objective.constants(member, self.device, self._second[split])
+        return objective.constants(member, self.device, self._domain("second", split))
+
+    def sources(self, split: str) -> Tensor:
+        """Images of the second domain that are translated to be compared with a split's, (n, pixels) in [0, 1]."""
+        return self._domain("sources", split)
+
+    def _domain(self, kind: str, split: str) -> Tensor:
+        if (kind, split) not in self._domains:
+            images: Any = getattr(self.dataset, kind)(split)
+            self._domains[kind, split] = (_tensor(images).to(self.device) / self.scale).flatten(1)
+        return self._domains[kind, split]
 
 
 def _tensor(values: Any) -> Tensor:

@@ -1,0 +1,52 @@
+"""Kernel distance between features of images (KID)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gimtune.metrics.measures import metric
+from gimtune.metrics.view import Estimate, View
+from gimtune.vocabulary import METRICS
+
+#: Images of each kind: the estimate is unbiased whatever their number, and a matrix of all pairs grows with its square.
+_IMAGES = 2000
+
+
+def kernel_distance(one: Tensor, other: Tensor) -> tuple[float, float]:
+    """Squared maximum mean discrepancy of features (n, k) and (m, k), unbiased, and its standard error.
+
+    The kernel is (x.y / k + 1)^3; a pair of the same image is left out, so that the estimate of equal distributions is
+    negative as often as positive. The error is the jackknife's over both samples, by sums of the kernel's rows.
+    Source: Binkowski et al. 2018, section 4; Efron & Stein 1981.
+    """
+    x, y = one.double(), other.double()
+    n, m = len(x), len(y)
+    within_x, within_y = (_cubic(z, z).fill_diagonal_(0).sum(1) for z in (x, y))
+    between = _cubic(x, y)
+    across_x, across_y = between.sum(1), between.sum(0)
+    sums = within_x.sum(), within_y.sum(), across_x.sum()
+
+    def value(own: Tensor, rest: Tensor, across: Tensor, count: int, others: int) -> Tensor:
+        return own / (count * (count - 1)) + rest / (others * (others - 1)) - 2 * across / (count * others)
+
+    found = value(*sums, n, m)
+    without_x = value(sums[0] - 2 * within_x, sums[1], sums[2] - across_x, n - 1, m)
+    without_y = value(sums[1] - 2 * within_y, sums[0], sums[2] - across_y, m - 1, n)
+    variance = sum(v.var(correction=0) * (len(v) - 1) for v in (without_x, without_y))
+    return float(found), math.sqrt(float(variance))
+
+
+def _cubic(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+@metric(METRICS["kid"])
+def kid(view: View) -> Estimate:
+    """Distance of images generated from the prior, by a kernel."""
+    made, real = view.generated_features[:_IMAGES], view.features[:_IMAGES]
+    if min(len(made), len(real)) < 3 or not bool(torch.isfinite(made).all()):
+        return Estimate(math.nan, reason="features of three or more images, all finite, are needed")
+    return Estimate(*kernel_distance(made, real))
