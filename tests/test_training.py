@@ -99,7 +99,8 @@ def test_where_a_member_stands_in_a_pack_does_not_matter(small, model):
     ids=lambda network: network["name"],
 )
 def test_metrics_of_other_networks_differ_by_rounding(evaluation, network):
-    members = several(4, network=network)
+    # a posterior that starts narrow has steep gradients there, which carry rounding further
+    members = several(4, network=network, sigma_start=1.0)
     pack, alone = trained(members, evaluation, 3), trained(members[:1], evaluation, 3)
     assert alone.mapped == (network["name"] == "conv")
     one, other = (evaluation.row(p, 0, ("validation",)) for p in (alone, pack))
