@@ -202,6 +202,11 @@ def test_members_end_when_they_have_levelled_off_with_their_best_weights(losses,
             assert row[key] == pytest.approx(again[key], rel=1e-6), key
 
 
+def test_only_the_last_batch_has_none_but_ended_members(whole):
+    over = [all(row["status"] == "done" for row in rows) for rows in whole[1]]
+    assert over == [False] * (len(over) - 1) + [True]
+
+
 def test_alone_or_in_a_pack_a_member_ends_alike(losses, whole):
     for one in members():
         alone, packed = courses(run([one], losses))[one.trial], courses(whole[1])[one.trial]

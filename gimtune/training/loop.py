@@ -74,7 +74,8 @@ def run(
 
     A member ends after its ``epochs``, or before when it has levelled off (`gimtune.results.course.Course`) and has a
     ``patience``. Its last row has its final status, and the metrics of the weights that it ends with, on the test split
-    too; where these are not those of the last evaluation it is a row more, after that of the evaluation.
+    too; where these are not those of the last evaluation it is a row more, after that of the evaluation. A batch of
+    rows that are all final is the pack's last.
 
     With a ``folder`` it writes ``packs/<pack>/`` there and goes on from what it finds: the rows of the checkpoint
     first, so that a reader who died before writing them down gets them again. An ended member's weights then stand in
@@ -90,11 +91,13 @@ def run(
     training = _Training(members, evaluation, folder)
     pack, every = training.pack, members[0].evaluate_every
     checkpoints = folder / "packs" / pack_name(members) if folder else None
+    pending: Rows = []
     if checkpoints and (found := newest(checkpoints, note)):
         training.restore(found)
+        pending = found["pending"]
         yield from found["rows"]
     while pack.members and pack.epoch < training.last:
-        rows: Rows = []
+        rows, pending = pending, []
         names = stopped()
         if halted := [m for m in pack.members if m.trial in names]:
             rows += [training.ended(m, Status.STOPPED) for m in halted]
@@ -108,9 +111,12 @@ def run(
             if not pack.members or pack.epoch % every == 0 or pack.epoch == training.last:
                 break
         evaluated, later = training.evaluated()
+        if pack.members:
+            # with the next evaluation: rows of ended members alone would say that the pack has ended
+            pending, later = later, []
         batches = [batch for batch in (rows + evaluated, later) if batch]
         if checkpoints:
-            keep({**training.state(), "rows": batches}, checkpoints)
+            keep({**training.state(), "rows": batches, "pending": pending}, checkpoints)
         yield from batches
 
 
