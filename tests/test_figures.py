@@ -283,7 +283,7 @@ def test_a_line_goes_from_the_first_evaluation_to_the_last_and_members_that_left
                 store.report([{"trial": trial, "epoch": 20 * epoch, "fid": fid, "probe_codes": 0.5 + 0.1 * epoch}])
         reports = store.reports()
     rows = views.course(table, reports, "fid", "probe_codes")
-    lines = dict(rows.groupby("weight"))
+    lines = dict(iter(rows.groupby("weight")))
     assert lines[0.1]["fid"].tolist() == [70.0, 65.0]
     assert lines[0.1]["probe_codes"].tolist() == pytest.approx([0.6, 0.65])
     assert lines[1.0]["fid"].tolist() == [45.0, 31.5]
