@@ -292,8 +292,10 @@ _metrics: dict[str, Metric] = {
             "classes that at least half their share of the generated images is recognised as",
             "Srivastava et al. 2017 (modes captured)",
         ),
+        Metric("fid_worst", _NONE, "features^2", "the same for the mean training image alone"),
         Metric("probe_codes", _MAX, "fraction", "logistic regression on z ~ q(z|x)", "Alain & Bengio 2016", True),
         Metric("probe_means", _MAX, "fraction", "logistic regression on posterior means", "Alain & Bengio 2016", True),
+        Metric("probe_chance", _NONE, "fraction", "accuracy of the most frequent label"),
         Metric("knn_codes", _MAX, "fraction", "5 nearest neighbours on codes z ~ q(z|x)"),
         Metric("knn_means", _MAX, "fraction", "5 nearest neighbours on posterior means"),
     )

@@ -160,7 +160,12 @@ def test_front_and_hypervolume_equal_brute_force(
     assert first.is_monotonic_increasing
     if kept:
         corner = tuple(s * found.reference[key] for s, key in zip(sign, keys, strict=True))
-        assert found.hypervolume == pytest.approx(volume(list(kept.values()), corner))
+        # distances count by log(1 + distance)
+        *points, corner = (
+            tuple(math.log1p(c) if key == "fid" else c for c, key in zip(p, keys, strict=True))
+            for p in (*kept.values(), corner)
+        )
+        assert found.hypervolume == pytest.approx(volume(points, corner))
     else:
         assert found.hypervolume == 0
 
@@ -184,7 +189,7 @@ def test_no_rows_at_all() -> None:
         assert math.isnan(found.reference["fid"])
         # what an empty front says of its corner is no corner: the next one finds its own
         full = pd.DataFrame([{"fid": 2.0, "probe_codes": 0.5, "status": "done", "data": "d", "fid_features": "f"}])
-        assert front(full, reference=found.reference).hypervolume == pytest.approx(0.2 * 0.5)
+        assert front(full, reference=found.reference).hypervolume == pytest.approx(math.log(3.2 / 3) * 0.5)
         assert fronts_by(trials, "model") == {}
 
 
@@ -202,6 +207,19 @@ def test_considered_rows_and_reasons(run: Path) -> None:
         "no fid: infinite": 1,
     }
     assert found.reference == {"fid": 32.5, "probe_codes": 0.0}
+
+
+def test_the_corner_is_what_is_reached_without_a_model(tmp_path: Path) -> None:
+    members = [member(0, fid=10.0, probe_codes=0.8), member(1, fid=2.0, probe_codes=0.5, model="ae")]
+    ends: dict[str, Value] = {"fid_worst": 1500.0, "probe_chance": 0.1}
+    found = fronts_by(study(tmp_path, [{**m, **ends} for m in members]).trials, "model")
+    assert found["ae"].reference == {"fid": 1500.0, "probe_codes": 0.1}
+    assert found["vae"].hypervolume == pytest.approx(math.log(1501 / 11) * 0.7)
+    # whoever is best stays so if the corner were elsewhere, and if one hopeless member is added
+    for worst in (500.0, 1500.0, 5000.0):
+        corner = {"fid": worst, "probe_codes": 0.1}
+        again = fronts_by(study(tmp_path / str(worst), members).trials, "model", reference=corner)
+        assert again["vae"].hypervolume > again["ae"].hypervolume
 
 
 def test_pinned_reference_makes_hypervolume_grow_with_the_study(run: Path) -> None:

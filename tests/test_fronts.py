@@ -56,6 +56,11 @@ def volume(found: Sequence[Costs], corner: Costs) -> float:
     return sum(math.prod(h - x for x, h in zip(low, high, strict=True)) for low, high in inside)
 
 
+def on_scales(found: Sequence[Costs], keys: Sequence[str]) -> list[Costs]:
+    """As they count in a hypervolume: distances by log(1 + distance)."""
+    return [tuple(math.log1p(c) if k == "fid" else c for c, k in zip(p, keys, strict=True)) for p in found]
+
+
 def seeds(trials: pd.DataFrame, kept: dict[int, Costs]) -> dict[float, list[Costs]]:
     found: dict[float, list[Costs]] = {}
     for i, c in kept.items():
@@ -98,7 +103,8 @@ def test_contributions_are_what_is_lost_without_the_row(values: list[Costs], key
     scaled = {i: tuple(c / s for c, s in zip(p, spread, strict=True)) for i, p in rows.items()}
     for i, p in rows.items():
         others = [q for j, q in rows.items() if j != i]
-        lost = volume([*rows.values()], corner) - volume(others, corner)
+        (end,) = on_scales([corner], keys)
+        lost = volume(on_scales([*rows.values()], keys), end) - volume(on_scales(others, keys), end)
         assert found.loc[i, "hypervolume"] == pytest.approx(lost, abs=1e-9)
         rest = [q for j, q in scaled.items() if j != i]
         if not rest:
@@ -133,7 +139,11 @@ def test_collapse_of_a_front_to_nothing_and_to_one_point() -> None:
     assert contributions(nothing).empty
     assert dominance_rank(nothing).empty
     one = contributions(front(frame([(2.0, 0.5, 1.0)])))
-    assert one.to_dict("list") == {"hypervolume": [pytest.approx(0.1)], "epsilon": [math.inf], "knee": [True]}
+    assert one.to_dict("list") == {
+        "hypervolume": [pytest.approx(0.5 * math.log(3.2 / 3))],
+        "epsilon": [math.inf],
+        "knee": [True],
+    }
 
 
 # Over seeds
@@ -182,9 +192,11 @@ def test_difference_is_that_of_the_shares_that_attain(x: list[Costs], y: list[Co
         here = found.rectangles.loc[inside, "difference"]
         assert len(here) <= 1
         assert here.sum() == pytest.approx(share(sets[0], z) - share(sets[1], z), abs=1e-9)
-    means = [np.mean([volume(s, corner) for s in half.values()]) for half in sets]
+    (end,) = on_scales([corner], keys)
+    means = [np.mean([volume(on_scales(s, keys), end) for s in half.values()]) for half in sets]
     assert found.hypervolume == pytest.approx(means[0] - means[1])
-    within = np.minimum(rectangles, [*corner, *corner])
+    corners = np.minimum(rectangles, [*corner, *corner])
+    within = np.array([[*on_scales([r[:2]], keys)[0], *on_scales([r[2:]], keys)[0]] for r in corners]).reshape(-1, 4)
     areas = (within[:, 2] - within[:, 0]) * (within[:, 3] - within[:, 1])
     assert (areas * found.rectangles["difference"]).sum() == pytest.approx(found.hypervolume)
 
@@ -233,7 +245,10 @@ def test_means_their_front_and_their_intervals(values: list[tuple[float, float, 
     groups: dict[float, list[Costs]] = {}
     for i, c in kept.items():
         groups.setdefault(float(trials.loc[i, "weight"]), []).append(c)
-    means = {w: tuple(np.mean(g, axis=0)) for w, g in groups.items()}
+    means = {
+        w: (math.expm1(np.mean([math.log1p(c) for c, _ in g])), np.mean([c for _, c in g])) for w, g in groups.items()
+    }
+    several = any(len(g) > 1 for g in groups.values())
     best = {w for w, m in means.items() if not any(dominates(o, m) for o in means.values())}
     table = found.points.set_index("weight")
     assert table["seeds"].to_dict() == {w: len(g) for w, g in groups.items()}
@@ -241,21 +256,23 @@ def test_means_their_front_and_their_intervals(values: list[tuple[float, float, 
     for w, (fid, cost) in means.items():
         row = table.loc[w]
         assert (row["fid"], row["probe_codes"]) == pytest.approx((fid, -cost))
-        if len(groups[w]) > 1:
-            assert row["fid_low"] <= fid <= row["fid_high"]
-        else:
+        if several:
+            assert row["fid_low"] <= row["fid_high"]
+            assert 0 <= row["front_share"] <= 1 + 1e-9
+        else:  # nothing says how seeds differ
             assert math.isnan(row["fid_low"])
-        assert 0 <= row["on_front_share"] <= 1 + 1e-9
+            assert math.isnan(row["front_share"])
     if groups:
-        corner = (found.reference["fid"], -found.reference["probe_codes"])
-        assert found.hypervolume == pytest.approx(volume([*means.values()], corner))
+        (corner,) = on_scales([(found.reference["fid"], -found.reference["probe_codes"])], KEYS[:2])
+        whole = volume(on_scales([*means.values()], KEYS[:2]), corner)
+        assert found.hypervolume <= 2 * whole + 1e-9 if several else found.hypervolume == pytest.approx(whole)
     again = mean_front(trials, generator=np.random.default_rng(seed), draws=60)
     pd.testing.assert_frame_equal(again.points, found.points)
 
 
-def test_intervals_of_means_cover_as_often_as_their_docstring_says() -> None:
+def test_intervals_of_means_cover_as_often_as_they_say() -> None:
     generator = np.random.default_rng(0)
-    for number, expected in ((2, 0.61), (5, 0.87), (10, 0.92)):
+    for number, expected in ((2, 0.95), (5, 0.95)):
         rows = [
             {"fid": 5 + generator.normal(), "probe_codes": 0.5, "weight": w, "config": config(s)}
             for w in range(400)
@@ -263,7 +280,7 @@ def test_intervals_of_means_cover_as_often_as_their_docstring_says() -> None:
         ]
         trials = pd.DataFrame(rows).assign(status="done", data="d", fid_features="f")
         points = mean_front(trials, generator=generator).points
-        assert np.mean(points["fid_low"].le(5) & points["fid_high"].ge(5)) == pytest.approx(expected, abs=0.06)
+        assert np.mean(points["fid_low"].le(5) & points["fid_high"].ge(5)) == pytest.approx(expected, abs=0.04)
 
 
 def test_share_on_the_front_tells_luck_from_merit() -> None:
@@ -273,7 +290,7 @@ def test_share_on_the_front_tells_luck_from_merit() -> None:
     trials = pd.DataFrame(rows).assign(status="done", data="d", fid_features="f")
     found = mean_front(trials, generator=np.random.default_rng(0))
     assert found.points["on_front"].tolist() == [True, False, False]
-    first, second, third = found.points["on_front_share"]
+    first, second, third = found.points["front_share"]
     assert 0.5 < first < 0.8
     assert 0.2 < second < 0.5
     assert third == 0

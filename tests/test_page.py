@@ -132,7 +132,7 @@ def test_the_page_renders_without_the_network(browser: Any, trained: Study, widt
     with opened(browser, write_report([trained]), width) as page:
         text = page.inner_text("body")
         assert text.index("Verdicts on the claims") < text.index("Front") < text.index("Environment")
-        assert page.locator(".claims li").count() == 16
+        assert page.locator(".claims li").count() == 15
         assert "ray 2.60.0" in text
         assert "RuntimeError: out of memory" in text
         assert page.locator("#front .points path").count() == 9

@@ -18,7 +18,9 @@ from gimtune.analysis.export.references import bibliography
 from gimtune.analysis.figures.gallery import FIGURES
 from gimtune.analysis.page.comparison import compared
 from gimtune.analysis.page.page import page
-from gimtune.analysis.statistics.claims import Claim, Verdict, Verdicts, claims
+from gimtune.analysis.statistics.attainment import with_shares
+from gimtune.analysis.statistics.claims import claims
+from gimtune.analysis.statistics.verdicts import Verdict, Verdicts, between, chosen_by_results, corrected
 from gimtune.analysis.tables import CONTEXT, failure_table, front_table, group_table, group_tables
 from gimtune.analysis.terminal import bare_table, front_title, rendered
 from gimtune.analysis.text import number, plain
@@ -32,7 +34,7 @@ from gimtune.vocabulary import Status
 _WIDE = 110
 _FAILURES = 20
 _ROWS = 100
-_COLOURS = {Verdict.HOLDS: "green", Verdict.DOES_NOT_HOLD: "red", Verdict.UNDECIDED: "dim"}
+_COLOURS = {Verdict.HOLDS: "green", Verdict.DOES_NOT_HOLD: "red", Verdict.UNDECIDED: "dim", Verdict.TOO_FEW: "dim"}
 
 
 def export(
@@ -52,7 +54,7 @@ def export(
     paths = {name: study.run / name for name in ("trials.parquet", "pareto.csv", "claims.csv")}
     table, csv, answers = paths.values()
     _write(table, lambda part: study.trials.to_parquet(part, index=False))
-    best = front(study.trials, objectives, only=only)
+    best = with_shares(front(study.trials, objectives, only=only), np.random.default_rng(0))
     _write(csv, lambda part: best.rows.to_csv(part, index=False))
     verdicts = _verdicts(study, only)
     _write(answers, lambda part: verdicts.table().to_csv(part, index=False))
@@ -125,7 +127,7 @@ def print_front(
     paths: Mapping[str, Path] | None = None,
 ) -> None:
     """Print the front, its hypervolume, those by model and by prior, what was left out, the verdicts and `paths`."""
-    best = front(study.trials, objectives, only=only)
+    best = with_shares(front(study.trials, objectives, only=only), np.random.default_rng(0))
     if study.older:
         console.print(Text(f"note: {study.older}"), soft_wrap=True)
     if still := levelling(study.trials):
@@ -171,37 +173,36 @@ def print_comparison(
 
 def print_verdicts(verdicts: Verdicts, console: Console) -> None:
     """Print the claims with their effects and intervals, or why there are none."""
-    table = bare_table(f"Claims, on the {verdicts.split} split")
+    table = bare_table(f"Claims, on the {verdicts.split} split, at {verdicts.budget}")
     table.add_column("")
     table.add_column("claim")
     table.add_column("verdict", no_wrap=True)
-    for column in ("effect", f"{verdicts.level:.0%} interval", "configu-\nrations"):
+    for column in ("effect", "such models", "these models", "p", "models"):
         table.add_column(column, justify="right", no_wrap=True, overflow="fold")
     measured = [claim for claim in verdicts.claims if not pd.isna(claim.value)]
     for claim in measured:
         verdict = Text(claim.verdict, style=_COLOURS[claim.verdict])
-        table.add_row(f"({claim.key[0]})", claim.statement, verdict, *_interval(claim), str(claim.configurations))
+        numbers = (f"{claim.value:+.2f}", between(claim.low, claim.high), between(claim.seeds_low, claim.seeds_high))
+        p = "-" if pd.isna(claim.p_adjusted) else f"{claim.p_adjusted:.3f}"
+        table.add_row(f"({claim.key[0]})", claim.statement, verdict, *numbers, p, str(claim.models))
     if measured:
         console.print(table)
     if missing := Counter(claim.key[0] for claim in verdicts.claims if pd.isna(claim.value)):
         which = ", ".join(f"({key})" + (f" x {count}" if count > 1 else "") for key, count in missing.items())
         head = "" if measured else f"Claims, on the {verdicts.split} split. "
         console.print(Text(f"{head}Undecided for want of data: {which}; claims.csv says what each needs"))
+    if verdicts.refused:
+        console.print(Text(f"no verdicts: {verdicts.refused}"), soft_wrap=True)
+    elif measured:
+        console.print(Text(corrected(verdicts)), soft_wrap=True)
     left = ", ".join(f"{count} {plain(reason)}" for reason, count in verdicts.left_out.items()) or "none"
-    total = f"{verdicts.trials} trials of {verdicts.configurations} configurations"
+    total = f"{verdicts.trials} trials of {verdicts.configurations} configurations, {verdicts.models} models"
     console.print(Text(f"from {total}; left out: {left}"))
-
-
-def _interval(claim: Claim) -> tuple[str, str]:
-    if pd.isna(claim.value):
-        return "-", "-"
-    unit = " nats" if claim.unit == "nats" else ""
-    return f"{claim.value:+.2f}{unit}", f"{claim.low:+.2f} to {claim.high:+.2f}"
 
 
 def _verdicts(study: Study, only: Mapping[str, str] | None) -> Verdicts:
     """The same in every reading of the same study."""
-    return claims(study.trials, np.random.default_rng(0), only=only)
+    return claims(study.trials, np.random.default_rng(0), only=only, adaptive=chosen_by_results(study))
 
 
 def conclude(run: Path, objectives: Mapping[str, str], console: Console) -> int:

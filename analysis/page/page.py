@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -26,7 +27,7 @@ from gimtune.analysis.figures.views import Band, band
 from gimtune.analysis.page.comparison import attained, compared
 from gimtune.analysis.page.points import LONGEST, drawn_of, thinned, told
 from gimtune.analysis.statistics.attainment import AttainmentDifference
-from gimtune.analysis.statistics.claims import Claim, Verdicts
+from gimtune.analysis.statistics.verdicts import Claim, Verdicts, between
 from gimtune.analysis.tables import CONTEXT, Table, failure_table, front_table, group_tables
 from gimtune.analysis.text import number, plain, short
 from gimtune.results.load import Study, pooled, text_file
@@ -155,20 +156,28 @@ def _figure(figure: go.Figure) -> Any:
 
 
 def _answer(claim: Claim, verdicts: Verdicts) -> dict[str, Any]:
-    """A claim with its effect as text, and as a bar from 0 to 100 with nothing at 50."""
+    """A claim with its effect as text, and its two intervals as bars from 0 to 100 with nothing at 50."""
     known = not pd.isna(claim.value)
-    unit = " nats" if claim.unit == "nats" else ""
-    ends = [abs(end) for c in verdicts.claims if c.unit == "nats" for end in (c.low, c.high) if not pd.isna(end)]
-    scale = max(ends, default=1.0) if unit else 1.0
+    bounded = claim.unit == "-1 to 1"
+    alike = [c for c in verdicts.claims if c.unit == claim.unit]
+    ends = [abs(end) for c in alike for end in (c.low, c.high, c.seeds_low, c.seeds_high) if math.isfinite(end)]
+    scale = 1.0 if bounded else max(ends, default=1.0)
 
     def at(value: float) -> float:
         return round(50 + 50 * max(-1.0, min(1.0, value / (scale or 1.0))), 2)
 
+    def bar(low: float, high: float) -> tuple[float, float] | None:
+        return None if pd.isna(low) or pd.isna(high) else (at(low), at(high))
+
     return {
         "claim": claim,
-        "effect": f"{claim.value:+.2f}{unit}" if known else "",
-        "interval": f"{claim.low:+.2f} to {claim.high:+.2f}" if known else "",
-        "bar": (at(claim.low), at(claim.value), at(claim.high)) if known else None,
+        "effect": f"{claim.value:+.2f}" if known else "",
+        "unit": "" if bounded else claim.unit,
+        "interval": between(claim.low, claim.high) if known else "",
+        "seeds": between(claim.seeds_low, claim.seeds_high) if known else "",
+        "value": at(claim.value) if known else None,
+        "bar": bar(claim.low, claim.high) if known else None,
+        "seeds_bar": bar(claim.seeds_low, claim.seeds_high) if known else None,
         "note": short(plain(claim.note), 600),
         "look": claim.verdict.replace(" ", "-"),
     }

@@ -9,8 +9,10 @@ from typing import NamedTuple
 import moocore
 import numpy as np
 import pandas as pd
+from scipy import special
 
-from gimtune.results.pareto import OBJECTIVES, Front, front
+from gimtune.analysis.statistics.configurations import average, redrawn
+from gimtune.results.pareto import OBJECTIVES, Front, front, scales, unscaled, volume
 from gimtune.results.varied import varied
 from gimtune.vocabulary import ALIKE, IDENTITY, Direction
 
@@ -82,7 +84,7 @@ class AttainmentDifference(NamedTuple):
             ``<key>_to`` (may be infinite) for each objective, and ``difference``: the share of the first study's seeds
             that attain a point of it, less that of the second's.
         hypervolume: mean over the first study's seeds less that of the second's, which is the integral of the
-            difference up to ``reference``.
+            difference up to ``reference``, on the scales of `gimtune.results.pareto.scales`.
         reference: worst corner of both studies together, by objective, as `front` has it.
         left_out: number of rows not considered, by reason.
     """
@@ -118,7 +120,7 @@ def attainment_difference(
             raise ValueError(f"the {name} study has no finished trial with these objectives")
         halves.append(_sets(found._replace(points=found.points[part]), over, signs))
     volumes = [
-        np.mean([moocore.hypervolume(costs[sets == s], ref=signs * [*found.reference.values()]) for s in set(sets)])
+        np.mean([volume(costs[sets == s] * signs, found.objectives, found.reference) for s in set(sets)])
         for costs, sets, _ in halves
     ]
     # moocore rounds the difference to as many steps as there are sets in one study: give both the same number
@@ -164,12 +166,15 @@ class MeanFront(NamedTuple):
 
     Attributes:
         objectives: metric and direction.
-        points: one row per configuration: what it is, ``seeds`` (their number), each objective's mean with
-            ``<key>_low`` and ``<key>_high`` (NaN for a single seed), ``on_front``, and ``on_front_share`` of the
-            bootstrap's draws.
-        hypervolume, low, high: of the means' front, with its interval.
+        points: one row per configuration: what it is, ``seeds`` (their number), each objective's mean (of a distance
+            the mean of log(1 + distance), back on its own scale) with
+            ``<key>_low`` and ``<key>_high`` (NaN where nothing says how seeds differ), ``on_front``, and
+            ``front_share``: of the draws in which no other configuration is better in both.
+        hypervolume: of the means' front, less its bias: noise alone pushes a front outwards.
+        low, high: its interval.
         reference: the corner it is measured from.
         left_out: number of rows not considered, by reason.
+        shares: ``front_share`` by the index of the trials considered.
     """
 
     objectives: dict[str, Direction]
@@ -179,6 +184,7 @@ class MeanFront(NamedTuple):
     high: float
     reference: dict[str, float]
     left_out: dict[str, int]
+    shares: pd.Series
 
 
 def mean_front(
@@ -191,51 +197,100 @@ def mean_front(
     draws: int = 500,
     level: float = 0.95,
 ) -> MeanFront:
-    """Front of the means over seeds, with percentile intervals from drawing each configuration's seeds anew.
+    """Front of the means over seeds, with intervals from drawing the seeds anew.
 
-    A draw's distance from the mean is stretched by sqrt(k / (k - 1)) for k seeds, so that its variance is unbiased
-    (Davison & Hinkley 1997, section 2.3). Few seeds give few distinct draws: of intervals at 95 %, those of 2, 3, 5 and
-    10 normal seeds cover their mean in 61, 81, 87 and 92 % of cases.
+    A draw adds to each configuration's mean the residuals of as many members of its model, stretched so that their
+    variance is unbiased (`gimtune.analysis.statistics.configurations.redrawn`); where no configuration of any model has
+    a second seed, normal noise of the metrics' own standard errors, as far as there are such columns. Residuals of
+    distances are of their logarithms.
+
+    Means have percentile intervals. The hypervolume has a normal one around its bias-corrected value (Efron &
+    Tibshirani 1993, section 10.6): drawn fronts lie as much further out as the measured front does from the true one.
+    Its variance is that of the corrected value, from draws of draws.
 
     Raises:
         ValueError: as `front`.
     """
     found = front(trials, objectives, only=only, reference=reference)
     keys, maximise = [*found.objectives], [d is Direction.MAX for d in found.objectives.values()]
-    rows = found.points.assign(configuration=configuration(found.points)).sort_values("configuration", kind="stable")
-    values, numbers = rows[keys].to_numpy(dtype=float), rows["configuration"].to_numpy()
-    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+    numbers = configuration(found.points)
+    rows = found.points.assign(configuration=numbers).sort_values("configuration", kind="stable")
+    starts = np.flatnonzero(np.diff(rows["configuration"].to_numpy(), prepend=-1))
     seeds = np.diff(starts, append=len(rows))
-    means = np.add.reduceat(values, starts) / seeds[:, None] if len(rows) else values
     points = rows.iloc[starts].reindex(columns=[*SETTING, *varied(rows)]).reset_index(drop=True).assign(seeds=seeds)
-
-    def measured(at: np.ndarray) -> tuple[np.ndarray, float]:
-        best = moocore.is_nondominated(at, maximise=maximise, keep_weakly=True)
-        return best, float(moocore.hypervolume(at, ref=[*found.reference.values()], maximise=maximise))
-
     if not len(rows):
-        empty = points.reindex(columns=[*points, *keys, "on_front", "on_front_share"])
-        return MeanFront(found.objectives, empty, 0.0, math.nan, math.nan, found.reference, found.left_out)
-    first, size = np.repeat(starts, seeds), np.repeat(seeds, seeds)
-    stretch = np.sqrt(seeds / np.maximum(seeds - 1, 1))[:, None]
-    drawn, share, volumes = np.empty((draws, *means.shape)), np.zeros(len(means)), np.empty(draws)
-    for i in range(draws):
-        again = np.add.reduceat(values[first + (generator.random(len(rows)) * size).astype(int)], starts)
-        drawn[i] = means + stretch * (again / seeds[:, None] - means)
-        best, volumes[i] = measured(drawn[i])
-        share += best / draws
+        empty = points.reindex(columns=[*points, *keys, "on_front", "front_share"])
+        none = pd.Series(dtype=float)
+        return MeanFront(found.objectives, empty, 0.0, math.nan, math.nan, found.reference, found.left_out, none)
+    slot = np.arange(len(rows)) - np.repeat(starts, seeds)
+    of = np.repeat(np.arange(len(starts)), seeds)
+    values = np.full((len(keys), len(starts), int(seeds.max())), math.nan)
+    errors = np.zeros((len(starts), len(keys)))
+    for i, key in enumerate(keys):
+        values[i, of, slot] = rows[key].to_numpy(dtype=float)
+        if f"{key}_se" in rows:
+            squares = np.nan_to_num(rows[f"{key}_se"].to_numpy(dtype=float)) ** 2
+            errors[:, i] = np.sqrt(np.bincount(of, squares)) / seeds
+    on_scale = {key: scales(values[i, ..., None], [key])[..., 0] for i, key in enumerate(keys)}
+    means = unscaled(np.stack([average(on_scale[key]) for key in keys], axis=-1), keys)
+    model = pd.factorize(points["model"].astype(str))[0]
+    noisy = bool((seeds > 1).any())
+    known = noisy or bool(errors.any())
+    moved = np.zeros((draws, *means.shape))
+    for start in range(0, draws if known else 0, _AT_ONCE):
+        size = min(_AT_ONCE, draws - start)
+        if noisy:
+            new = redrawn(on_scale, model, size, generator)
+            parts = [average(new[key][1:]) - average(new[key][0]) for key in keys]
+            moved[start : start + size] = np.stack(parts, axis=-1)
+        else:
+            more = unscaled(scales(means, keys), keys) + errors * generator.normal(size=(size, *means.shape))
+            moved[start : start + size] = scales(more, keys) - scales(means, keys)
+    drawn = unscaled(scales(means, keys) + moved, keys)
+    share = np.mean([moocore.is_nondominated(d, maximise=maximise, keep_weakly=True) for d in drawn], axis=0)
+
+    def volumes(shift: int) -> np.ndarray:
+        twice = drawn if not shift else unscaled(scales(means, keys) + moved + np.roll(moved, shift, axis=0), keys)
+        return np.array([volume(d, found.objectives, found.reference) for d in twice])
+
     tails = [(1 - level) / 2, (1 + level) / 2]
-    low, high = np.where(seeds[:, None] > 1, np.quantile(drawn, tails, axis=0), math.nan)
+    low, high = np.quantile(drawn, tails, axis=0) if known else np.full((2, *means.shape), math.nan)
     for i, key in enumerate(keys):
         points = points.assign(**{key: means[:, i], f"{key}_low": low[:, i], f"{key}_high": high[:, i]})
-    best, volume = measured(means)
-    edges = np.quantile(volumes, tails) if (seeds > 1).any() else [math.nan, math.nan]
+    best = moocore.is_nondominated(means, maximise=maximise, keep_weakly=True)
+    plain = volume(means, found.objectives, found.reference)
+    corrected, half = plain, math.nan
+    if known:
+        first, second, third = (volumes(shift) for shift in (0, 1, 2))
+        corrected = max(0.0, 2 * plain - float(first.mean()))
+        # of the corrected value: draws of each draw, without the noise of having two of them only
+        spread = np.cov([first, second, third])
+        variance = 4 * spread[0, 0] - 2 * (spread[0, 1] + spread[0, 2]) + spread[1, 2]
+        half = float(special.ndtri(tails[1])) * math.sqrt(max(variance, float(spread[0, 0])))
+    share = share if known else np.full(len(means), math.nan)
     return MeanFront(
         found.objectives,
-        points.assign(on_front=best, on_front_share=share),
-        volume,
-        float(edges[0]),
-        float(edges[1]),
+        points.assign(on_front=best, front_share=share),
+        corrected,
+        corrected - half,
+        corrected + half,
         found.reference,
         found.left_out,
+        pd.Series(share[of], rows.index, name="front_share").reindex(found.points.index),
     )
+
+
+def with_shares(best: Front, generator: np.random.Generator, draws: int = 500) -> Front:
+    """A front whose rows have ``front_share``: of the draws of `mean_front` in which their configuration is on it."""
+    rows = best.rows.drop(columns=["front_share"], errors="ignore")
+    if len(best.points) > _MOST:
+        return best._replace(rows=rows.assign(front_share=math.nan))
+    points = best.points.drop(columns=["on_front", "collapsed"])
+    found = mean_front(points, best.objectives, generator=generator, reference=best.reference, draws=draws)
+    return best._replace(rows=rows.assign(front_share=found.shares.reindex(rows.index)))
+
+
+#: Draws whose seeds are held together.
+_AT_ONCE = 20
+#: More trials have no shares.
+_MOST = 20_000

@@ -1,111 +1,75 @@
-"""The source's claims, each with a verdict, an effect size and an interval: never by eye. No plotting library.
+"""The source's claims, each with a verdict, an effect size and two intervals: never by eye. No plotting library.
 
-A configuration (model, prior, weight and all else but the seed) counts once, by its means over seeds. Every effect is a
-mean over *pairs* of configurations that were measured alike (same data set and FID features): Kendall's tau-b for a
-rank correlation, Cliff's delta for "better than", a mean difference for matched pairs. All weights of a sweep enter.
+Two questions are told apart. *Of these models*: what if the same configurations were trained again with other seeds?
+*Of such models*: what if other models like these were tried? A verdict answers the second; there a model is one
+observation, however many weights, priors and seeds it was trained with, and models whose objectives are equal are one.
 
-Intervals draw configurations anew, each with all its seeds (a cluster bootstrap). Models are not drawn: a verdict is
-about those of the study. Percentiles are taken further out by as much as a t interval of so few configurations is wider
-(Hesterberg 2015, "expanded percentile"). A claim *holds* if its interval lies wholly on its side of zero, *does not
-hold* if wholly on the other, and is *undecided* otherwise. Claims are judged one by one: where there is nothing, one in
-forty "holds" at 95 %.
+- A claim about models one by one takes a number for each of them, and flips signs.
+- A claim about pairs of members of different models takes Kendall's tau, and leaves models out one by one.
+- A claim that compares families takes each model at the weight of its best FID, chosen on the validation split by some
+  seeds and measured on the test split by the others, or its curve where both reach, and names families in all ways.
 
-The test split is the default, since no search, early stopping or front has seen it. Early-stopped members enter with
-their last report, as in a front. Unfinished, failed and diverged ones are left out and counted, and so are collapsed
-posteriors: without information a point is no trade-off, whatever its numbers. Where a search chose configurations
-or a scheduler stopped some, they are no independent sample, and intervals are surer than they should be: judge a grid.
+`inference` has the tests. A claim *holds*, or *does not hold* (the opposite does), if its p-value passes Holm's
+correction over all claims that so many models can decide; one that they cannot reads so, with how many it takes.
+Otherwise it is *undecided*.
+
+The test split is the default, since no search, early stopping or front has seen it. Unfinished, failed and diverged
+members are left out and counted, and so are collapsed posteriors, for they are no trade-off, whatever their numbers;
+the verdict with them stands beside. Where a search chose configurations by their results or a scheduler stopped some,
+they are no sample of anything, and there is no verdict.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
-from enum import StrEnum
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import special
 from threadpoolctl import threadpool_limits
 
-from gimtune.analysis.statistics.attainment import SETTING, configuration
-from gimtune.analysis.statistics.effects import LABELS, MEASURED, NOTHING, Effect, Unmeasured, gathered
+from gimtune.analysis.statistics.attainment import SETTING as IDENTIFIES
+from gimtune.analysis.statistics.attainment import configuration
+from gimtune.analysis.statistics.configurations import (
+    COMPARABLE,
+    MEASURED,
+    SETTING,
+    Configurations,
+    Unmeasured,
+    average,
+    gathered,
+    once,
+)
+from gimtune.analysis.statistics.inference import FEWEST, Answer, decidable, holm, models_needed
 from gimtune.analysis.statistics.measures import (
     GAN,
-    OTHERS,
+    LATENT,
+    POSTERIOR,
     VAE,
     WAE,
+    Between,
+    Each,
+    Found,
     Measure,
-    along_front,
-    better,
-    matched,
+    across,
+    across_at_best,
+    at_best,
+    at_equal,
     mismatch,
-    rank,
+    within,
 )
+from gimtune.analysis.statistics.verdicts import Claim, Verdict, Verdicts
 from gimtune.results.pareto import collapsed, considered, why_left_out
+from gimtune.vocabulary import Status
 
-#: More are thinned at random to this number, for an effect takes a matrix of all pairs.
+#: More configurations are thinned at random to this number, for a rank correlation takes a matrix of all pairs.
 MOST = 500
-
-
-class Verdict(StrEnum):
-    """What the interval of a claim's effect says."""
-
-    HOLDS = "holds"
-    DOES_NOT_HOLD = "does not hold"
-    UNDECIDED = "undecided"
-
-
-class Claim(NamedTuple):
-    """One claim, as a study answers it.
-
-    Attributes:
-        key: letter of the claim, and the reading of it.
-        statement: what is claimed.
-        verdict: by the interval.
-        effect: what is measured; positive where the claim holds.
-        unit: of the effect.
-        value, low, high: the effect and its interval; NaN where it cannot be measured.
-        trials, configurations: that entered.
-        note: a sentence with the numbers, or with the reason why there is no verdict.
-    """
-
-    key: str
-    statement: str
-    verdict: Verdict
-    effect: str
-    unit: str
-    value: float
-    low: float
-    high: float
-    trials: int
-    configurations: int
-    note: str
-
-
-class Verdicts(NamedTuple):
-    """All claims of a study.
-
-    Attributes:
-        claims: in the source's order.
-        split: that the metrics are of.
-        level: of the intervals.
-        trials, configurations: considered.
-        left_out: number of trials not considered, by reason.
-    """
-
-    claims: tuple[Claim, ...]
-    split: str
-    level: float
-    trials: int
-    configurations: int
-    left_out: dict[str, int]
-
-    def table(self) -> pd.DataFrame:
-        """One row per claim, with the split, the level and what was left out."""
-        left = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
-        return pd.DataFrame(self.claims, columns=Claim._fields).assign(
-            split=self.split, level=self.level, left_out=left
-        )
+#: What the claims are about first, and what stands beside it.
+PROBES = ("probe_codes", "probe_means")
+#: Of a model's members, that have to have levelled off before it is spoken of.
+LEVELLED = 0.9
 
 
 def claims(
@@ -113,61 +77,183 @@ def claims(
     generator: np.random.Generator,
     *,
     split: str = "test",
+    probe: str = PROBES[0],
     only: Mapping[str, str] | None = None,
-    draws: int = 2000,
     level: float = 0.95,
+    redraws: int = 200,
+    beside: bool = True,
+    adaptive: str = "",
 ) -> Verdicts:
     """Verdicts on the source's claims. What a study is too small for is undecided, with the reason.
 
     Args:
         trials: rows as of `gimtune.results.load.load`; may be empty, and may lack metrics.
-        generator: of the bootstrap's draws.
+        generator: of the seeds that are redrawn, and of relabellings where there are too many to count.
         split: ``test`` or ``validation``.
+        probe: ``probe_codes`` or ``probe_means``.
         only: column and value to choose, as of `front`. Not needed where data sets or FID features are
             mixed: configurations of different ones make no pair.
-        draws: of the bootstrap.
         level: of the intervals.
+        redraws: of the seeds, for the intervals of these models.
+        beside: find the verdicts by the other probe, and with what was left out, too.
+        adaptive: how the study chose its members by their results, in a few words; there are no verdicts then.
 
     Raises:
-        ValueError: another split, or a column of ``only`` that is missing.
+        ValueError: another split or probe, or a column of ``only`` that is missing.
     """
     if split not in ("test", "validation"):
         raise ValueError(f"split {split}: allowed: test, validation")
+    if probe not in PROBES:
+        raise ValueError(f"probe {probe}: allowed: {', '.join(PROBES)}")
     missing = [c for c in ("status", *(only or {})) if c not in trials]
     if missing and len(trials):
         raise ValueError(f"trials lack the column {', '.join(missing)}")
     prefix = "test_" if split == "test" else ""
     kept, left = _considered(trials, only or {}, generator)
-    answers = []
+    refused = f"members were chosen by their results ({adaptive}): no sample to judge by" if adaptive else ""
+    budget = _budget(kept)
+
+    def judged(rows: pd.DataFrame, by: str, draws: int) -> tuple[list[Claim], Configurations, int]:
+        return _judged(rows, prefix, by, level, draws, generator, budget, bool(adaptive))
+
     # the matrices are small: more threads would only disturb a study beside
     with threadpool_limits(1, user_api="blas"), np.errstate(all="ignore"):
-        study = gathered(kept, prefix, draws, level, generator)
-        for key, statement, measure in _CLAIMS:
-            try:
-                effect, used, note = measure.of(study)
-            except Unmeasured as reason:
-                effect, used, note = NOTHING, np.zeros(len(study), dtype=bool), str(reason)
-            verdict = _verdict(effect)
-            counts = (int(study.trials[used].sum()), int(used.sum()))
-            answers.append(Claim(key, statement, verdict, measure.effect, measure.unit, *effect, *counts, note))
-    return Verdicts(tuple(answers), split, level, len(kept), len(study), left)
+        answers, study, tests = judged(kept, probe, redraws)
+        if beside and not adaptive:
+            other = next(p for p in PROBES if p != probe)
+            everyone, _ = _considered(trials, only or {}, generator, everyone=True)
+            means = judged(kept, other, 0)[0]
+            more = judged(everyone, probe, 0)[0] if len(everyone) > len(kept) else [None] * len(means)
+            answers = [
+                claim._replace(with_means=str(a.verdict), with_left_out="" if b is None else str(b.verdict))
+                for claim, a, b in zip(answers, means, more, strict=True)
+            ]
+    counts = (len(study.models), int(study.trials.sum()), len(study))
+    return Verdicts(tuple(answers), split, probe, level, tests, *counts, budget, left, refused)
+
+
+def _judged(
+    rows: pd.DataFrame,
+    prefix: str,
+    probe: str,
+    level: float,
+    redraws: int,
+    generator: np.random.Generator,
+    budget: str,
+    refused: bool,
+) -> tuple[list[Claim], Configurations, int]:
+    """Claims, what they were judged on, and the number of those that share the error rate."""
+    study = gathered(rows, prefix, probe, redraws, generator)
+    early = _early(study)
+    settled = study
+    if early and len(study.models) - len(early) >= FEWEST:
+        settled = gathered(rows[~rows["curve"].isin(early)], prefix, probe, redraws, generator)
+    measured: list[tuple[Configurations, Found, Answer] | str] = []
+    for *_, measure in _CLAIMS:
+        on = study if measure.families else settled
+        try:
+            found = measure.of(on)
+            measured.append((on, found, found.answer(level, generator)))
+        except Unmeasured as reason:
+            measured.append(str(reason))
+    least = [1.0 if isinstance(m, str) else m[2].least for m in measured]
+    able = decidable(least, 1 - level)
+    tests = sum(able)
+    adjusted = iter(holm([m[2].p for m, can in zip(measured, able, strict=True) if can and not isinstance(m, str)]))
+    answers = []
+    for (key, statement, measure), can, one in zip(_CLAIMS, able, measured, strict=True):
+        if isinstance(one, str):
+            nothing = (math.nan,) * 7
+            unknown = (key, statement, Verdict.UNDECIDED, measure.effect, measure.unit)
+            answers.append(Claim(*unknown, *nothing, 0, 0, 0, "", "", one))
+            continue
+        on, found, answer = one
+        here = found.models()
+        late = [name for name, used in zip(on.models, here, strict=True) if used and name in early]
+        p = (answer.p, next(adjusted) if can else math.nan)
+        why = ""
+        if not can:
+            verdict, why = Verdict.TOO_FEW, _needed(found, (1 - level) / (tests + 1))
+        elif late:
+            verdict, why = Verdict.UNDECIDED, f"had not levelled off at {budget}: {', '.join(late)}"
+        else:
+            verdict = _verdict(answer, p[1], tests, level)
+        if early and on is settled is not study:
+            why = f"without those that had not levelled off at {budget}: {', '.join(early)}"
+        rows_used = here[on.model]
+        counts = (int(here.sum()), int(on.trials[rows_used].sum()), int(rows_used.sum()))
+        note = "; ".join(filter(None, (why, found.note)))
+        verdict = Verdict.UNDECIDED if refused else verdict
+        seeds = _of_seeds(found.values(), level)
+        shown = (math.nan, math.nan) if refused else p
+        effect = (answer.value, answer.low, answer.high, *seeds, *shown)
+        answers.append(Claim(key, statement, verdict, measure.effect, measure.unit, *effect, *counts, "", "", note))
+    return answers, study, tests
+
+
+def _verdict(answer: Answer, adjusted: float, tests: int, level: float) -> Verdict:
+    """Undecided too where the Monte Carlo error of a p-value leaves it open."""
+    if not adjusted + 2 * tests * answer.error <= 1 - level:
+        return Verdict.UNDECIDED
+    return Verdict.HOLDS if answer.above < answer.below else Verdict.DOES_NOT_HOLD
+
+
+def _needed(found: Found, alpha: float) -> str:
+    """How many models a claim takes that so few cannot decide."""
+    told = []
+    for part in found.parts:
+        if isinstance(part, Between):
+            ours, theirs = int(part.ours.sum()), int(part.theirs.sum())
+            more = models_needed(ours, theirs, alpha)
+            if more != (ours, theirs):
+                told.append(f"{ours} against {theirs} models; it takes {more[0]} against {more[1]}")
+        else:
+            most = math.ceil(math.log2(2 / alpha)) if isinstance(part, Each) else FEWEST
+            told.append(f"{int(part.models().sum())} models; it takes {most}")
+    return "cannot be decided with so few models: " + ", and ".join(dict.fromkeys(told))
+
+
+def _of_seeds(values: np.ndarray, level: float) -> tuple[float, float]:
+    """The effect and its normal interval over the redrawn seeds."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    half = special.ndtri((1 + level) / 2) * float(np.nanstd(values[1:]))
+    return float(values[0] - half), float(values[0] + half)
+
+
+def _early(study: Configurations) -> list[str]:
+    """Models of which too many members had not levelled off when their budget ended."""
+    shares = [float(average(study.levelled[study.model == m])) for m in range(len(study.models))]
+    return [name for name, share in zip(study.models, shares, strict=True) if share < LEVELLED]
+
+
+def _budget(trials: pd.DataFrame) -> str:
+    epochs = trials["epoch"].to_numpy(dtype=float)
+    epochs = epochs[np.isfinite(epochs)]
+    if not len(epochs):
+        return "a budget that no row names"
+    low, high = int(epochs.min()), int(epochs.max())
+    return f"{high} epochs" if low == high else f"{low} to {high} epochs"
 
 
 def _considered(
-    trials: pd.DataFrame, only: Mapping[str, str], generator: np.random.Generator
+    trials: pd.DataFrame, only: Mapping[str, str], generator: np.random.Generator, *, everyone: bool = False
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Trials that count, with the number of their ``configuration``, and how many do not, by reason."""
-    numbers = [
-        *("active_units", "mi_upper", "mi_q", "mi_noised", "seed"),
-        *(p + key for p in ("", "test_") for key in MEASURED),
-    ]
-    trials = trials.reindex(columns=[*dict.fromkeys([*trials.columns, "status", *SETTING, *LABELS, *only, *numbers])])
-    why = [
-        reason or ("collapsed" if no_information else None)
-        for reason, no_information in zip(
-            why_left_out(trials, [], considered(trials, only)), collapsed(trials), strict=True
-        )
-    ]
+    """Trials that count, with the number of their ``configuration``, and how many do not, by reason.
+
+    Args:
+        everyone: collapsed and diverged ones count too, as far as they have numbers.
+    """
+    metrics = [p + k for p in ("", "test_") for k in (*MEASURED, *PROBES)]
+    numbers = ["active_units", "mi_upper", "mi_q", "mi_noised", "seed", "weight", "epoch", "levelled", *metrics]
+    columns = [*trials.columns, "status", "model", "config", "restrictions", *IDENTIFIES, *SETTING, *COMPARABLE]
+    trials = trials.reindex(columns=[*dict.fromkeys([*columns, "likelihood_name", *only, *numbers])])
+    why = why_left_out(trials, [], considered(trials, only))
+    if everyone:
+        why = [None if reason == Status.DIVERGED else reason for reason in why]
+    else:
+        flat = collapsed(trials)
+        why = [reason or ("collapsed" if without else None) for reason, without in zip(why, flat, strict=True)]
     left = Counter(reason for reason in why if reason)
     kept = trials[np.array([reason is None for reason in why], dtype=bool)]
     kept = kept.assign(configuration=configuration(kept))
@@ -175,31 +261,30 @@ def _considered(
         chosen = generator.choice(kept["configuration"].unique(), MOST, replace=False)
         left[f"thinned out, leaving {MOST} configurations"] = int((~kept["configuration"].isin(chosen)).sum())
         kept = kept[kept["configuration"].isin(chosen)]
-    return kept, dict(left.most_common())
+    different = once(kept)
+    if len(different) < len(kept):
+        left["of an objective that another model's member has"] = len(kept) - len(different)
+    return different, dict(left.most_common())
 
 
-def _verdict(effect: Effect) -> Verdict:
-    if effect.low > 0:
-        return Verdict.HOLDS
-    return Verdict.DOES_NOT_HOLD if effect.high < 0 else Verdict.UNDECIDED
-
-
-_TRADE_OFF = "better FID, lower probe accuracy"
 _CLAIMS: tuple[tuple[str, str, Measure], ...] = (
-    ("a_overall", _TRADE_OFF, rank("fid", "probe_codes")),
-    ("a_within", f"{_TRADE_OFF}, within a model", rank("fid", "probe_codes", "model")),
-    ("a_front", f"{_TRADE_OFF}, on the front", along_front()),
-    ("a_fronts", f"{_TRADE_OFF}, on each model's front", along_front("model")),
-    ("b_likelihood", "latent keeps more MI than posterior at equal likelihood", matched("likelihood_x")),
-    ("b_fid", "latent keeps more MI than posterior at equal FID", matched("fid")),
-    ("c_generation", "VAE generates better than WAE", better("fid", VAE, WAE)),
-    ("c_representation", "WAE represents better than VAE", better("probe_codes", WAE, VAE)),
-    ("d_generation", "GAN-side models generate best", better("fid", GAN, *OTHERS)),
-    ("d_representation", "GAN-side models represent worst", better("probe_codes", GAN, *OTHERS, worst=True)),
-    ("e_overall", "MI ranks probe accuracy", rank("mi_noised", "probe_codes")),
-    ("e_within", "MI ranks probe accuracy, within a model", rank("mi_noised", "probe_codes", "model")),
-    ("f_remains", "(a) remains under ex-post sampling", rank("fid_expost", "probe_codes")),
-    ("f_remains_within", "(a) remains, within a model", rank("fid_expost", "probe_codes", "model")),
-    ("f_mismatch", "prior mismatch adds to (a)", mismatch()),
-    ("f_mismatch_within", "prior mismatch adds to (a), within a model", mismatch("model")),
+    ("a_models", "trade-off, across models at their best", across_at_best("fid", "probe")),
+    ("a_below", "trade-off, below a model's best weight", within("fid", "probe", "below")),
+    ("a_above", "trade-off, above a model's best weight", within("fid", "probe", "above")),
+    (
+        "b_likelihood",
+        "latent keeps more MI at equal likelihood",
+        at_equal("likelihood_x", "mi_noised", LATENT, POSTERIOR),
+    ),
+    ("b_fid", "latent keeps more MI at equal FID", at_equal("fid", "mi_noised", LATENT, POSTERIOR)),
+    ("c_generation", "VAE generates better than WAE", at_best("fid", VAE, WAE, lower=True)),
+    ("c_representation", "WAE represents better than VAE", at_best("probe", WAE, VAE)),
+    ("c_front", "WAE is ahead of VAE at equal probe", at_equal("probe", "fid", WAE, VAE, lower=True)),
+    ("d_generation", "GAN-side models generate best", at_best("fid", GAN, POSTERIOR, LATENT, lower=True)),
+    ("d_representation", "GAN-side models represent worst", at_best("probe", GAN, POSTERIOR, LATENT, lower=True)),
+    ("d_front", "GAN-side leads at equal probe", at_equal("probe", "fid", GAN, POSTERIOR, LATENT, lower=True)),
+    ("e_overall", "MI ranks probe accuracy, across models", across("mi_noised", "probe")),
+    ("e_within", "MI ranks probe accuracy, within a model", within("mi_noised", "probe")),
+    ("f_remains", "(a, below) remains under ex-post codes", within("fid_expost", "probe", "below")),
+    ("f_mismatch", "prior mismatch goes with better probes", mismatch()),
 )

@@ -1,119 +1,114 @@
-"""How each claim is measured: rank correlations, fronts that other seeds chose, and families of models compared."""
+"""How each claim is measured, model by model: over pairs of models, within each model, and between families of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
-from gimtune.analysis.statistics.effects import (
-    FEWEST,
-    NOTHING,
-    Configurations,
-    Effect,
-    Pairs,
-    Unmeasured,
-    difference,
-    kendall,
-    mean_over,
-    ratio,
-)
-from gimtune.vocabulary import METRICS, Direction, Match
+from gimtune.analysis.statistics.configurations import LOGARITHMIC, Configurations, Unmeasured, average
+from gimtune.analysis.statistics.inference import Answer, jackknifed, least_of, relabelled, sign_flips
+from gimtune.vocabulary import Match
 
-#: Matched pairs are this close, in standard deviations of what they are matched by (Austin 2011).
-CALIPER = 0.2
+#: Levels at which curves are compared.
+LEVELS = 64
+#: Signs of so many pairs are held at once.
+_PAIRS = 1 << 23
 
-#: What two configurations share, beside what else varies in the study, so that they differ in their restrictions (and
-#: what else the models bring) alone.
-_ALIKE = ("prior", "latent_dim", "network")
 
-#: Effect, configurations used and note.
-Answer = tuple[Effect, np.ndarray, str]
+@dataclass(frozen=True)
+class Across:
+    """Sums over pairs of members of two models, (D, M, M) each: signs agreeing, pairs that differ in either."""
+
+    sums: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+    def values(self) -> np.ndarray:
+        """Of each draw, (D,)."""
+        off = ~np.eye(self.sums[0].shape[1], dtype=bool)
+        agreeing, first, second = (np.where(off, s, 0).sum((1, 2)) for s in self.sums)
+        return np.asarray(agreeing / np.sqrt(first * second))
+
+    def answer(self, level: float, generator: np.random.Generator) -> Answer:
+        """Of the first draw."""
+        return jackknifed([s[0] for s in self.sums], level)
+
+    def models(self) -> np.ndarray:
+        """Which of them count, (M,)."""
+        return np.asarray((self.sums[1][0] + self.sums[2][0]).sum(0) > 0)
+
+
+@dataclass(frozen=True)
+class Each:
+    """A number for each model, (D, M), NaN where it has none."""
+
+    numbers: np.ndarray
+
+    def values(self) -> np.ndarray:
+        """Of each draw, (D,)."""
+        return average(self.numbers[:, self.models()])
+
+    def answer(self, level: float, generator: np.random.Generator) -> Answer:
+        """Of the first draw."""
+        return sign_flips(self.numbers[0][self.models()], level, generator)
+
+    def models(self) -> np.ndarray:
+        """Which of them count, (M,)."""
+        return np.isfinite(self.numbers[0])
+
+
+@dataclass(frozen=True)
+class Between:
+    """Of each model less each other, (D, M, M), NaN where two cannot be compared; and two families, (M,) each."""
+
+    differences: np.ndarray
+    ours: np.ndarray
+    theirs: np.ndarray
+
+    def values(self) -> np.ndarray:
+        """Of each draw, (D,)."""
+        found = self.differences[:, self.ours][:, :, self.theirs]
+        return average(found.reshape(len(found), -1))
+
+    def answer(self, level: float, generator: np.random.Generator) -> Answer:
+        """Of the first draw."""
+        first = self.differences[0]
+        return relabelled(first, np.isfinite(first), self.ours, self.theirs, level, generator)
+
+    def models(self) -> np.ndarray:
+        """Which of them count, (M,)."""
+        return self.ours | self.theirs
+
+
+class Found(NamedTuple):
+    """What a measure found: one part, or several families to be better than; and the numbers in a sentence."""
+
+    parts: Sequence[Across | Each | Between]
+    note: str
+
+    def values(self) -> np.ndarray:
+        """Of each draw, (D,): of several parts the least."""
+        return np.asarray(np.min([part.values() for part in self.parts], axis=0))
+
+    def answer(self, level: float, generator: np.random.Generator) -> Answer:
+        """With all parts."""
+        return least_of([part.answer(level, generator) for part in self.parts])
+
+    def models(self) -> np.ndarray:
+        """Which of them count, (M,)."""
+        return np.asarray(np.any([part.models() for part in self.parts], axis=0))
 
 
 class Measure(NamedTuple):
-    """How a claim is measured: the name of the effect, its unit, and effect, configurations used and note."""
+    """How a claim is measured: the name of the effect in words, its unit, the function, and the families it names."""
 
     effect: str
     unit: str
-    of: Callable[[Configurations], Answer]
-
-
-def _agreement(pairs: Pairs, x: str, y: str) -> str:
-    """Of Goodman & Kruskal 1954: the share of concordant pairs among those that differ in both."""
-    both = float(pairs.both.sum())
-    share = (1 + float(pairs.numerator.sum()) / both) / 2 if both else math.nan
-    return f"{x} and {y} rise together in {share:.0%} of the pairs that differ in both"
-
-
-def rank(x: str, y: str, *within: str) -> Measure:
-    """Rank correlation of two metrics."""
-
-    def of(study: Configurations) -> Answer:
-        study.require(x, y)
-        pairs = kendall(study[x], study[y], study.same(*within))
-        effect = study.effect(pairs.ratio, study.freedom(pairs.used, *within))
-        return effect, pairs.used, f"tau {effect}: {_agreement(pairs, x, y)}"
-
-    return Measure(f"Kendall's tau of {x} and {y}" + "".join(f" within a {c}" for c in within), "-1 to 1", of)
-
-
-def mismatch(*within: str) -> Measure:
-    """By how much ex-post sampling lowers the rank correlation, on configurations that have both distances."""
-
-    def of(study: Configurations) -> Answer:
-        study.require("fid", "fid_expost", "probe_codes")
-        among = study.same(*within)
-        known = np.where(np.isfinite(study["fid"]) & np.isfinite(study["fid_expost"]), study["probe_codes"], math.nan)
-        prior, expost = (kendall(study[x], known, among) for x in ("fid", "fid_expost"))
-        used = prior.used | expost.used
-        effect = study.effect(lambda w: prior.ratio(w) - expost.ratio(w), study.freedom(used, *within))
-        one = np.ones((1, len(used)), dtype=np.float32)
-        values = f"tau {float(prior.ratio(one)[0]):.2g} by fid, {float(expost.ratio(one)[0]):.2g} by fid_expost"
-        return effect, used, f"{values}: a difference of {effect}"
-
-    return Measure("tau by fid less tau by fid_expost" + "".join(f" within a {c}" for c in within), "-2 to 2", of)
-
-
-def along_front(*within: str) -> Measure:
-    """Rank correlation along a front that other seeds have chosen, on the validation split.
-
-    On the very numbers that chose it a front trades off by construction; so each fold of the seeds is measured on the
-    front of the others. Where each configuration has one seed, that of the validation split is measured on the test
-    split, which shares the trained models and so the construction with it.
-    """
-
-    def of(study: Configurations) -> Answer:
-        study.require("fid", "probe_codes")
-        if not study.folds:
-            raise Unmeasured("one seed and one split: a front trades off by construction on what chose it")
-        among, parts = study.same(*within), []
-        for fold in study.folds:
-            no_worse = (difference(fold.fid) <= 0) & (difference(fold.probe_codes) >= 0) & among
-            known = np.where(np.isfinite(fold.fid) & np.isfinite(fold.probe_codes), fold.measured_fid, math.nan)
-            dominates = (no_worse & ~no_worse.T).astype(np.float32)
-            parts.append((dominates, kendall(known, fold.measured_probe_codes, among)))
-
-        def statistic(weights: np.ndarray) -> np.ndarray:
-            sums = (
-                pairs.sums(((weights > 0) & (weights @ dominates == 0)).astype(np.float32))
-                for dominates, pairs in parts
-            )
-            return ratio(np.sum([*sums], axis=0))
-
-        used = np.zeros(len(among), dtype=bool)
-        for dominates, pairs in parts:
-            on_front = ~dominates.any(0)
-            used |= (pairs.both & on_front & on_front[:, None]).any(0)
-        effect = study.effect(statistic, int(used.sum()))
-        folds = len(study.folds)
-        how = f"{folds} folds of the seeds" if folds > 1 else "one seed each, so on the trained models that chose it"
-        return effect, used, f"tau {effect} on fronts of {int(used.sum())} configurations in all; {how}"
-
-    of_each = f" of each {within[0]}" if within else ""
-    return Measure(f"Kendall's tau of fid and probe_codes along the front{of_each}", "-1 to 1", of)
+    of: Callable[[Configurations], Found]
+    families: tuple[Family, ...] = ()
 
 
 class Family(NamedTuple):
@@ -123,7 +118,7 @@ class Family(NamedTuple):
     contains: Callable[[frozenset[str]], bool]
 
     def among(self, study: Configurations) -> np.ndarray:
-        """Whose models are of the family."""
+        """Which models are of the family, (M,)."""
         return np.array([self.contains(keys) for keys in study.restrictions], dtype=bool)
 
 
@@ -132,86 +127,272 @@ def _only(match: Match, divergence: str = "") -> Callable[[frozenset[str]], bool
 
 
 #: Families that the claims name.
-POSTERIOR, LATENT = (Family(str(match), _only(match)) for match in (Match.POSTERIOR, Match.LATENT))
-OTHERS = (POSTERIOR, LATENT)
+POSTERIOR, LATENT = (Family(f"{match}-restricted", _only(match)) for match in (Match.POSTERIOR, Match.LATENT))
 VAE, WAE = Family("VAE", _only(Match.POSTERIOR, "kl")), Family("WAE", _only(Match.LATENT))
 GAN = Family("GAN-side", lambda keys: any(key.startswith((f"{Match.DATA}_", f"{Match.JOINT}_")) for key in keys))
 
 
-def _groups(
-    study: Configurations, ours: Family, theirs: Family, key: str, among: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of one of ours with one of theirs, by row and column, with those of each that are in a pair.
-
-    Raises:
-        Unmeasured: too few of either.
-    """
-    known = np.isfinite(study[key])
-    pairs = among & (ours.among(study) & known)[:, None] & (theirs.among(study) & known)
-    rows, columns = pairs.any(1), pairs.any(0)
-    if min(rows.sum(), columns.sum()) < FEWEST:
-        counts = f"{rows.sum()} {ours.name}, {columns.sum()} {theirs.name}"
-        raise Unmeasured(f"too few that can be paired: {counts}, of {FEWEST} needed")
-    return pairs, rows, columns
+# Rank correlations
 
 
-def better(key: str, ours: Family, *theirs: Family, worst: bool = False) -> Measure:
-    """Cliff's delta against each of the others at equal prior, latent size and network; the least of them counts."""
-    sign = (1 if METRICS[key].direction is Direction.MAX else -1) * (-1 if worst else 1)
+def across(x: str, y: str) -> Measure:
+    """Rank correlation over pairs of members of different models; every two models weigh the same."""
 
-    def of(study: Configurations) -> Answer:
-        study.require(key)
-        effects, notes, used = [], [], np.zeros(len(study), dtype=bool)
-        for family in theirs:
-            try:
-                pairs, rows, columns = _groups(study, ours, family, key, study.alike(*_ALIKE))
-                better = np.sign(sign * difference(study[key]))
-                effects.append(study.effect(mean_over(pairs, better).ratio, int(min(rows.sum(), columns.sum()))))
-            except Unmeasured as reason:
-                notes.append(str(reason))
-                continue
-            used |= rows | columns
-            medians = f"{np.median(study[key][rows]):.4g} against {np.median(study[key][columns]):.4g}"
-            notes.append(f"{ours.name} against {family.name}: delta {effects[-1]}, median {key} {medians}")
-        if not effects:
-            raise Unmeasured("; ".join(notes))
-        return Effect(*map(min, zip(*effects, strict=True))), used, "; ".join(notes)
+    def of(study: Configurations) -> Found:
+        study.require(x, y)
+        first, second = study.mean(x), study.mean(y)
+        known = np.isfinite(first[0]) & np.isfinite(second[0])
+        pairs = (known[:, None] & known & (study.alike[:, None] == study.alike)).astype(np.float32)
+        members = (study.model[:, None] == np.arange(len(study.models))).astype(np.float32)
+        counts = members.T @ pairs @ members
+        sums = tuple(np.zeros((len(first), *counts.shape)) for _ in range(3))
+        step = max(1, _PAIRS // max(1, pairs.size))
+        for start in range(0, len(first), step):
+            signs = [
+                np.nan_to_num(np.sign(v[start : start + step, :, None] - v[start : start + step, None])) * pairs
+                for v in (first, second)
+            ]
+            for total, one in zip(sums, (signs[0] * signs[1], abs(signs[0]), abs(signs[1])), strict=True):
+                total[start : start + step] = members.T @ one.astype(np.float32) @ members / np.maximum(counts, 1)
+        found = Across((sums[0], sums[1], sums[2]))
+        if found.models().sum() < 2 or not math.isfinite(found.values()[0]):
+            raise Unmeasured("too few members of different models that differ")
+        both = np.triu(sums[1][0] * sums[2][0] > 0, 1)
+        share = (sums[0][0][both] > 0).mean() if both.any() else math.nan
+        return Found((found,), f"{_words(x)} and {_words(y)} rise together in {share:.0%} of the pairs of models")
 
-    return Measure(f"Cliff's delta of {key}", "-1 to 1", of)
+    return Measure(f"Kendall's tau of {_words(x)} and {_words(y)}, pairs of different models", "-1 to 1", of)
 
 
-def matched(by: str) -> Measure:
-    """Mean difference of MI over pairs of equal setting and likelihood that are alike in ``by``.
+def across_at_best(x: str, y: str) -> Measure:
+    """Rank correlation over pairs of models, each at the weight of its best FID, in the settings both have.
 
-    By ``mi_noised``: ``mi_q`` and its bounds are set by the bound of sigma where a restriction is weak. Noise of a
-    tenth of the codes' own deviation, for all alike, gives a measure without that end, though still an upper estimate;
-    the note has ``mi_lower`` beside it.
+    The weight is chosen on the validation split by some seeds and measured by the others, in turn; so that nothing of
+    the grid of weights is in it but how near it comes to the best.
     """
 
-    def of(study: Configurations) -> Answer:
-        study.require("mi_noised", by)
-        level = np.log(study[by]) if by == "fid" else study[by]
-        level = np.where(np.isfinite(level), level, math.nan)
-        either = POSTERIOR.among(study) | LATENT.among(study)
-        width = CALIPER * float(np.nanstd(level[either])) if np.isfinite(level[either]).any() else math.nan
-        near = study.alike(*_ALIKE, "likelihood_name") & (abs(difference(level)) <= width)
-        pairs, rows, columns = _groups(study, LATENT, POSTERIOR, "mi_noised", near)
-        size, found = int(min(rows.sum(), columns.sum())), []
-        for key in ("mi_noised", "mi_lower"):
-            # a lower bound below 0 says no more than 0 does
-            values = np.maximum(study[key], 0) if key == "mi_lower" else study[key]
-            try:
-                found.append(study.effect(mean_over(pairs, difference(values)).ratio, size))
-            except Unmeasured:
-                found.append(NOTHING)
-        if found[0] is NOTHING:
-            raise Unmeasured("too few pairs that match")
-        gap = float(difference(level)[pairs].mean())
-        unit = "log FID" if by == "fid" else METRICS[by].unit
-        note = (
-            f"latent keeps {found[0]} nats more of mi_noised, {found[1]} of mi_lower, over {int(pairs.sum())} pairs "
-            f"within {width:.2g} {unit} (mean gap {gap:.1g})"
+    def of(study: Configurations) -> Found:
+        study.require(x, y, "fid")
+        first, second = (
+            v[:, :, None] - v[:, None]
+            for v in (_chosen(study, x).astype(np.float32), _chosen(study, y).astype(np.float32))
         )
-        return found[0], rows | columns, note
+        known = np.isfinite(first) & np.isfinite(second)
+        counts = np.maximum(known.sum(-1), 1)
+        signs = [np.where(known, np.sign(v), 0.0) for v in (first, second)]
+        agreeing, differ, other = (v.sum(-1) / counts for v in (signs[0] * signs[1], abs(signs[0]), abs(signs[1])))
+        found = Across((agreeing, differ, other))
+        if found.models().sum() < 2 or not math.isfinite(found.values()[0]):
+            raise Unmeasured("too few models that differ")
+        share = (agreeing[0][np.triu(differ[0] * other[0] > 0, 1)] > 0).mean()
+        return Found((found,), f"{_words(x)} and {_words(y)} rise together in {share:.0%} of the pairs of models")
 
-    return Measure(f"mean difference of mi_noised at equal {by}", "nats", of)
+    return Measure(
+        f"Kendall's tau of {_words(x)} and {_words(y)} over models at their weights of best FID", "-1 to 1", of
+    )
+
+
+def within(x: str, y: str, arm: str = "") -> Measure:
+    """Rank correlation along the weights of a model in one setting, a number for each model.
+
+    Args:
+        arm: ``below`` or ``above`` the weight of the line's best FID, which both have; empty for the whole line.
+    """
+
+    def of(study: Configurations) -> Found:
+        study.require(x, y)
+        first, second = study.mean(x), study.mean(y)
+        best = average(study.values["fid"])
+        sums = np.zeros((3, len(first), len(study.models)))
+        for line in study.lines(study.line):
+            here = np.ones((len(first), len(line)), dtype=bool)
+            if arm:
+                if not np.isfinite(best[:, line]).any(1).all():
+                    continue
+                at = np.nanargmin(np.where(np.isfinite(best[:, line]), best[:, line], np.inf), axis=1)[:, None]
+                here = np.arange(len(line)) <= at if arm == "below" else np.arange(len(line)) >= at
+            signs = [
+                np.nan_to_num(np.sign(v[:, line, None] - v[:, None, line])) * (here[:, :, None] & here[:, None])
+                for v in (first, second)
+            ]
+            known = np.isfinite(first[:, line]) & np.isfinite(second[:, line])
+            signs = [s * (known[:, :, None] & known[:, None]) for s in signs]
+            for total, one in zip(sums, (signs[0] * signs[1], abs(signs[0]), abs(signs[1])), strict=True):
+                total[:, study.model[line[0]]] += one.sum((1, 2))
+        with np.errstate(all="ignore"):
+            found = Each(sums[0] / np.sqrt(sums[1] * sums[2]))
+        return Found((found,), _each(study, found, "tau"))
+
+    place = {"": "along each model's weights", "below": "below", "above": "above"}[arm]
+    where = f"{place} each model's weight of best FID" if arm else place
+    return Measure(f"mean over models of Kendall's tau of {_words(x)} and {_words(y)}, {where}", "-1 to 1", of)
+
+
+def mismatch() -> Measure:
+    """Association of log(fid / fid_expost) with the probe at equal fid_expost, a number for each model.
+
+    The partial rank correlation (Spearman's, ranks within each line, which are pooled over the lines of a model).
+    """
+
+    def of(study: Configurations) -> Found:
+        study.require("fid", "fid_expost", "probe")
+        fid, expost, probe = (study.mean(key) for key in ("fid", "fid_expost", "probe"))
+        products = np.zeros((3, 3, len(fid), len(study.models)))
+        sizes = np.zeros(len(study.models))
+        for line in study.lines(study.line):
+            rows = line[np.isfinite((fid + expost + probe)[0, line])]
+            if len(rows) < 3:
+                continue
+            values = ((fid - expost)[:, rows], probe[:, rows], expost[:, rows])
+            ranks = np.stack([stats.rankdata(v.round(6), axis=1) for v in values])
+            ranks -= ranks.mean(2, keepdims=True)
+            products[..., study.model[line[0]]] += np.einsum("adn,bdn->abd", ranks, ranks)
+            sizes[study.model[line[0]]] += len(rows) - 1
+        with np.errstate(all="ignore"):
+            scale = np.sqrt(np.einsum("aadm->adm", products))
+            r = products / scale[:, None] / scale[None]
+            partial = (r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
+        # with two numbers or less the correlation is 1 by construction
+        found = Each(np.where((sizes > 2) & np.isfinite(partial), np.clip(partial, -1, 1), np.nan))
+        return Found((found,), _each(study, found, "partial correlation"))
+
+    return Measure(
+        "mean over models of the rank correlation of log(FID / ex-post FID) and probe accuracy at equal ex-post FID",
+        "-1 to 1",
+        of,
+    )
+
+
+def _each(study: Configurations, found: Each, what: str) -> str:
+    there = np.flatnonzero(found.models())
+    if not len(there):
+        raise Unmeasured("no model has weights enough that differ")
+    ends = found.numbers[0][there]
+    low, high = (there[i] for i in (ends.argmin(), ends.argmax()))
+    return (
+        f"{what} from {ends.min():+.2f} ({study.models[low]}) to {ends.max():+.2f} ({study.models[high]}), "
+        f"positive in {(ends > 0).sum()} of {len(there)} models"
+    )
+
+
+# Families compared
+
+
+def at_best(key: str, ours: Family, *theirs: Family, lower: bool = False) -> Measure:
+    """A metric at each model's weight of best FID, of our models less that of theirs, in the settings both have.
+
+    The weight is chosen on the validation split by some seeds and measured by the others, in turn. Distances are
+    compared by their logarithms.
+
+    Args:
+        lower: the claim is that ours is the smaller: the effect is that of theirs less ours.
+    """
+    sign = -1 if lower else 1
+
+    def of(study: Configurations) -> Found:
+        study.require(key, "fid")
+        return _compared(study, sign * _chosen(study, key), ours, theirs)
+
+    unit = "log ratio" if key in LOGARITHMIC else "accuracy"
+    return Measure(f"difference in {_words(key)} at each model's weight of best FID", unit, of, (ours, *theirs))
+
+
+def at_equal(by: str, key: str, ours: Family, theirs: Family, *more: Family, lower: bool = False) -> Measure:
+    """A metric at equal values of another: curves over a model's weights, interpolated, over the range both reach.
+
+    By all but the likelihood, of the weights up to that of the best FID: there less restriction costs FID, and the
+    curve is the model's front. No weight of a grid is compared with another.
+
+    Args:
+        lower: the claim is that ours is the smaller: the effect is that of theirs less ours.
+    """
+    sign = -1 if lower else 1
+
+    def of(study: Configurations) -> Found:
+        study.require(key, by)
+        x, y = study.mean(by), study.mean(key)
+        best = average(study.values["fid"])
+        settings = np.unique(np.stack([study.setting, study.likelihood]), axis=1, return_inverse=True)[1].ravel()
+        curves: dict[tuple[int, int], list[np.ndarray]] = {}
+        for line in study.lines(study.line):
+            number = int(settings[line[0]])
+            known = x[0, settings == number]
+            if not np.isfinite(known).any():
+                continue
+            grid = np.linspace(np.nanmin(known), np.nanmax(known), LEVELS)
+            last = np.argmin(np.where(np.isfinite(best[:, line]), best[:, line], np.inf), axis=1)
+            found = np.full((len(x), LEVELS), np.nan)
+            for d in range(len(x)):
+                part = line if by == "likelihood_x" else line[: last[d] + 1]
+                part = part[np.isfinite(x[d, part] + y[d, part])]
+                if len(part) > 1:
+                    part = part[np.argsort(x[d, part], kind="stable")]
+                    found[d] = np.interp(grid, x[d, part], y[d, part], math.nan, math.nan)
+            curves.setdefault((int(study.model[line[0]]), number), []).append(found)
+        table = np.full((len(x), len(study.models), int(settings.max(initial=0)) + 1, LEVELS), np.nan)
+        for (model, number), lines in curves.items():
+            table[:, model, number] = average(np.stack(lines, -1))
+        return _compared(study, sign * table.reshape(*table.shape[:2], -1), ours, (theirs, *more))
+
+    unit = {"mi_noised": "nats", "fid": "log ratio"}[key]
+    return Measure(f"difference in {_words(key)} at equal {_words(by)}", unit, of, (ours, theirs, *more))
+
+
+def _compared(study: Configurations, values: np.ndarray, ours: Family, theirs: Sequence[Family]) -> Found:
+    """Families by values of models in places where they may have one, (D, M, places)."""
+    differences = np.stack([average(values[:, [m]] - values) for m in range(values.shape[1])], axis=1)
+    there = np.isfinite(differences[0])
+    parts, notes = [], []
+    for family in theirs:
+        mine, other = ours.among(study), family.among(study) & ~ours.among(study)
+        there_too = there[mine][:, other]
+        us, them = (_subset(mine, there_too.any(1)), _subset(other, there_too.any(0)))
+        if not (us.any() and them.any()):
+            which = ours.name if not mine.any() else family.name
+            absent = not mine.any() or not other.any()
+            why = f"no {which} model in the study" if absent else f"no {ours.name} and {family.name} models to compare"
+            raise Unmeasured(why)
+        parts.append(Between(differences, us, them))
+        notes.append(f"{_named(study, us)} against {_named(study, them)}")
+    return Found(parts, "; ".join(notes))
+
+
+def _subset(mask: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    found = mask.copy()
+    found[np.flatnonzero(mask)[~kept]] = False
+    return found
+
+
+def _named(study: Configurations, models: np.ndarray) -> str:
+    return ", ".join(study.models[int(m)] for m in np.flatnonzero(models))
+
+
+def _settings(study: Configurations) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Model, setting and configurations, weakest first."""
+    for rows in study.lines(study.setting):
+        yield int(study.model[rows[0]]), int(study.setting[rows[0]]), rows
+
+
+def _chosen(study: Configurations, key: str) -> np.ndarray:
+    """A metric at the weight of best FID, (D, M, settings)."""
+    if not study.folds:
+        raise Unmeasured("one seed and one split: what chose a weight cannot measure it")
+    draws = len(study.mean(key))
+    table = np.full((len(study.folds), draws, len(study.models), int(study.setting.max(initial=0)) + 1), np.nan)
+    for i, fold in enumerate(study.folds):
+        chooses, measured = study.chosen_by("fid", fold), study.measured(key, fold)
+        for model, setting, rows in _settings(study):
+            costs = np.where(np.isfinite(chooses[:, rows] + measured[:, rows]), chooses[:, rows], np.inf)
+            best = np.take_along_axis(measured[:, rows], costs.argmin(1)[:, None], 1)[:, 0]
+            table[i, :, model, setting] = np.where(np.isfinite(costs).any(1), best, np.nan)
+    return average(np.moveaxis(table, 0, -1))
+
+
+def _words(key: str) -> str:
+    return {
+        "fid": "FID",
+        "fid_expost": "ex-post FID",
+        "probe": "probe accuracy",
+        "mi_noised": "mutual information",
+        "likelihood_x": "likelihood",
+    }[key]

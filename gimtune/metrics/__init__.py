@@ -3,6 +3,7 @@
 from gimtune.metrics import (  # noqa: F401 - they register themselves
     bounds,
     classes,
+    ends,
     frechet,
     information,
     kernel,

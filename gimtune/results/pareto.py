@@ -30,6 +30,16 @@ _AGREE = {
 }
 #: Of ``only``, for members of every size of codes.
 ALL = "all"
+#: Distances, which count in hypervolumes as log(1 + distance): a ratio means the same for good and for bad models, and
+#: no single bad point decides of the volume.
+LOGARITHMIC = frozenset({"fid", "fid_expost", "recon_fid"})
+#: Columns that say where the scale of a metric ends: what is reached without a model.
+ENDS: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(sorted(LOGARITHMIC), "fid_worst"),
+        **dict.fromkeys(("probe_codes", "probe_means", "knn_codes", "knn_means"), "probe_chance"),
+    }
+)
 #: Products of numbers beyond it would be infinite.
 _LARGEST = 1e100
 _LEFT_OUT = {
@@ -48,7 +58,7 @@ class Front(NamedTuple):
         points: every member considered, with two columns more: ``on_front`` and ``collapsed`` (less than
             `COLLAPSED` nats: the restriction has pressed all information out, so the point is no trade-off).
         rows: those on the front, best first along the first objective; equal points are all kept.
-        hypervolume: of the front, in the product of the objectives' units; 0 without a point.
+        hypervolume: of the front, as `volume` has it; 0 without a point.
         reference: the corner it is measured from, by objective; NaN where no point says where it should be.
         left_out: number of rows not considered, by reason.
     """
@@ -106,9 +116,10 @@ def front(
             codes those count that have a size that the study asks for, and where it does not say, the size of most:
             other codes are images, CycleGAN's, and a probe of pixels says nothing of a representation.
             ``{"latent_dim": "64"}`` chooses a size, ``{"latent_dim": "all"}`` takes every one.
-        reference: corner of the hypervolume, by objective. Left open it is 0 (or 1) for a fraction, and for others the
-            worst value considered, a tenth of the range further out. It moves as members end: pass the first front's
-            to compare hypervolumes over time. Points beyond it add nothing.
+        reference: corner of the hypervolume, by objective. Left open it is what is reached without a model (`ENDS`),
+            the same for every study of a data set. Where no row says that, it is 0 (or 1) for a fraction, and for
+            others the worst value considered, a tenth of the range further out, which moves as members end. Points
+            beyond it add nothing.
 
     Raises:
         ValueError: an objective that is none, a column that is missing, a value of ``only`` that no row has, or
@@ -161,6 +172,26 @@ def fronts_by(
     return {str(name): _front(group, whole.objectives, kept, whole.reference) for name, group in groups}
 
 
+def volume(values: np.ndarray, objectives: Mapping[str, Direction], reference: Mapping[str, float]) -> float:
+    """Hypervolume between points (n, objectives) and a corner, on the scales of `scales`; 0 without a point."""
+    if not len(values):
+        return 0.0
+    corner = scales(np.array([[*reference.values()]]), objectives)[0]
+    return float(moocore.hypervolume(scales(values, objectives), ref=corner, maximise=_maximised(objectives)))
+
+
+def scales(values: np.ndarray, objectives: Iterable[str]) -> np.ndarray:
+    """Values (n, objectives) as they count in a hypervolume: distances by log(1 + distance), others as they are."""
+    logarithmic = [key in LOGARITHMIC for key in objectives]
+    return np.where(logarithmic, np.log1p(np.maximum(np.where(logarithmic, values, 0), 0)), values)
+
+
+def unscaled(values: np.ndarray, objectives: Iterable[str]) -> np.ndarray:
+    """The inverse of `scales`."""
+    logarithmic = [key in LOGARITHMIC for key in objectives]
+    return np.where(logarithmic, np.expm1(np.where(logarithmic, values, 0)), values)
+
+
 def dominance_rank(front: Front) -> pd.Series:
     """Rank of every point by non-dominated sorting: 0 on the front, 1 on the front of the others, and so on.
 
@@ -192,7 +223,8 @@ def contributions(front: Front) -> pd.DataFrame:
     index = front.rows.index
     if not len(values):
         return pd.DataFrame({"hypervolume": [], "epsilon": [], "knee": np.array([], dtype=bool)}, index=index)
-    volumes = moocore.hv_contributions(values, ref=list(front.reference.values()), maximise=maximise)
+    corner = scales(np.array([[*front.reference.values()]]), front.objectives)[0]
+    volumes = moocore.hv_contributions(scales(values, front.objectives), ref=corner, maximise=maximise)
     scaled = _scaled(values, maximise)
     knee = np.zeros(len(values), dtype=bool)
     # of points on the plane through the unit intercepts the coordinates sum to 1; in two dimensions these are the ends
@@ -261,11 +293,11 @@ def _front(
     rows = points[best].drop(columns="on_front")
     rows = rows.sort_values(list(objectives), ascending=[not m for m in maximise], kind="stable")
     corner = {
-        key: _corner(key, direction, values[:, i], reference.get(key, math.nan))
+        key: _corner(key, direction, values[:, i], reference.get(key, math.nan), points)
         for i, (key, direction) in enumerate(objectives.items())
     }
-    volume = moocore.hypervolume(values, ref=list(corner.values()), maximise=maximise) if len(values) else 0.0
-    return Front(objectives, points, rows, float(volume), corner, dict(Counter(w for w in why if w).most_common()))
+    area = volume(values, objectives, corner)
+    return Front(objectives, points, rows, area, corner, dict(Counter(w for w in why if w).most_common()))
 
 
 def collapsed(trials: pd.DataFrame) -> pd.Series:
@@ -319,10 +351,14 @@ def _reason(trials: pd.DataFrame, i: int, key: str) -> str:
         raise ValueError(f"trial {trials['trial'].iloc[i]}: column reasons is no JSON object") from None
 
 
-def _corner(key: str, direction: Direction, values: np.ndarray, given: float) -> float:
+def _corner(key: str, direction: Direction, values: np.ndarray, given: float, points: pd.DataFrame) -> float:
     maximise = direction is Direction.MAX
     if math.isfinite(given):
         return given
+    if (end := ENDS.get(key)) in points and direction is METRICS[key].direction:
+        stated = points[end].to_numpy(dtype=float)
+        if np.isfinite(stated).any():
+            return float(np.nanmax(stated))
     if METRICS[key].unit == "fraction":
         return 0.0 if maximise else 1.0
     if not len(values):

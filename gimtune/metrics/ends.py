@@ -1,0 +1,29 @@
+"""Where the scales of the objectives end, by split: what is reached without any model, the corner of every front."""
+
+from __future__ import annotations
+
+import torch
+
+from gimtune.metrics.features import features_of
+from gimtune.metrics.frechet import Statistics, frechet, reference
+from gimtune.metrics.measures import metric
+from gimtune.metrics.view import View
+from gimtune.vocabulary import METRICS
+
+
+@metric(METRICS["fid_worst"])
+def fid_worst(view: View) -> float:
+    """Distance of one image that is generated always, the mean of the training images."""
+
+    def worst() -> float:
+        mean = view.data.scaled("train", slice(None)).mean(0, keepdim=True)
+        features = features_of(view.network, mean).double()[0]
+        return frechet(Statistics(features, torch.zeros_like(reference(view).covariance), None), reference(view))
+
+    return view.kept(("worst", view.split), worst)
+
+
+@metric(METRICS["probe_chance"])
+def probe_chance(view: View) -> float:
+    """Accuracy of the answer that is right most often."""
+    return float(view.labels.bincount().max() / len(view.labels))
