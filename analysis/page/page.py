@@ -27,7 +27,7 @@ from gimtune.analysis.figures.views import Band, band
 from gimtune.analysis.page.comparison import attained, compared
 from gimtune.analysis.page.points import LONGEST, drawn_of, thinned, told
 from gimtune.analysis.statistics.attainment import AttainmentDifference
-from gimtune.analysis.statistics.verdicts import Claim, Verdicts, between
+from gimtune.analysis.statistics.verdicts import Claim, Verdicts, between, corrected
 from gimtune.analysis.tables import CONTEXT, Table, failure_table, front_table, group_tables
 from gimtune.analysis.text import number, plain, short
 from gimtune.results.load import Study, pooled, text_file
@@ -94,6 +94,7 @@ def page(
             (label, found, [_answer(claim, found) for claim in found.claims])
             for label, found in zip(labels, verdicts, strict=True)
         ],
+        shared=corrected,
         several=several,
         has_areas=data["difference"] is not None,
         drawn=drawn_of(best, drawn),
