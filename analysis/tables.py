@@ -101,12 +101,14 @@ def front_table(
         context: the further metrics.
         first: columns before the setting.
         most: rows, the best of the first objective.
-        contribution: what the hypervolume loses with each, and a mark at the knee.
+        contribution: what the hypervolume loses with each, a mark at the knee, and ``front_share`` where it is known.
     """
     rows, extra = best.rows, []
     if contribution and 0 < len(rows) <= _CONTRIBUTIONS:
         lost = contributions(best)
         rows, extra = rows.assign(contribution=lost["hypervolume"], _knee=lost["knee"]), ["contribution"]
+    if contribution and "front_share" in rows:
+        extra = [*extra, "front_share"]
     what = setting(rows, *first)
     tests = {f"test_{key}": way for key, way in best.objectives.items()}
     ways = {**best.objectives, **tests}

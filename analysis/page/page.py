@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
@@ -26,7 +27,7 @@ from gimtune.analysis.figures.fronts import interactive_front
 from gimtune.analysis.figures.views import Band, band
 from gimtune.analysis.page.comparison import attained, compared
 from gimtune.analysis.page.points import LONGEST, drawn_of, thinned, told
-from gimtune.analysis.statistics.attainment import AttainmentDifference
+from gimtune.analysis.statistics.attainment import AttainmentDifference, with_shares
 from gimtune.analysis.statistics.verdicts import Claim, Verdicts, between, corrected
 from gimtune.analysis.tables import CONTEXT, Table, failure_table, front_table, group_tables
 from gimtune.analysis.text import number, plain, short
@@ -98,7 +99,9 @@ def page(
         several=several,
         has_areas=data["difference"] is not None,
         drawn=drawn_of(best, drawn),
-        front_table=_titled(front_table(best, CONTEXT, first, most=ROWS, contribution=True)),
+        front_table=_titled(
+            front_table(with_shares(best, np.random.default_rng(0)), CONTEXT, first, most=ROWS, contribution=True)
+        ),
         groups=[*group_tables(trials, best, only, *(first[1:]), most=ROWS)],
         differences=[words for _, words in differences],
         failures=failure_table(failures, first[::-1], most=_FAILURES) if len(failures) else None,
