@@ -100,11 +100,20 @@ def test_a_store_of_an_earlier_format_is_read_and_not_written(tmp_path):
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         for column in EARLIER["3"]:
             db.execute(f"ALTER TABLE trials DROP COLUMN {column}")
+        db.execute("ALTER TABLE trials DROP COLUMN probe_codes")
+        db.execute("ALTER TABLE trials RENAME COLUMN probe_means TO probe_accuracy")
+        db.execute("UPDATE trials SET probe_accuracy=0.5")
         db.execute("UPDATE meta SET value='3' WHERE key='format'")
+        db.execute("""INSERT INTO meta VALUES ('objectives', '{"fid": "min", "probe_accuracy": "max"}')""")
     study = load(tmp_path)
     assert study.trials["assignment"].tolist() == [None]
     assert study.trials["levelled"].isna().all()
-    assert study.older == f"made by an earlier version (format 3): it lacks {', '.join(EARLIER['3'])}"
+    assert study.trials["probe_means"].tolist() == [0.5]
+    assert study.trials["probe_codes"].isna().all()
+    assert study.objectives == {"fid": "min", "probe_means": "max"}
+    assert study.older.startswith(f"made by an earlier version (format 3): it lacks {', '.join(EARLIER['3'])}, and of")
+    assert "probe_codes" in study.older
+    assert "probe_accuracy is probe_means" in study.older
     with pytest.raises(ValueError, match="format '3'; this version goes on with 5"):
         Store(path, create=True)
     with contextlib.closing(sqlite3.connect(path)) as db, db:

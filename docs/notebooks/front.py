@@ -54,9 +54,7 @@ surfaces.surfaces.set_index("surface").round(4)
 means = mean_front(study.trials, best.objectives, generator=np.random.default_rng(0))
 print(f"hypervolume of the means' front {means.hypervolume:.4g} ({means.low:.4g} to {means.high:.4g})")
 wanted = [*setting, "seeds", *(k + e for k in objectives for e in ("", "_low", "_high"))]
-means.points[means.points["on_front"]][[*wanted, "front_share"]].sort_values(objectives[0]).set_index("model").round(
-    4
-)
+means.points[means.points["on_front"]][[*wanted, "front_share"]].sort_values(objectives[0]).set_index("model").round(4)
 
 # %% [markdown]
 # ## Two studies

@@ -13,9 +13,9 @@ import pandas as pd
 import yaml
 
 from gimtune.results.pareto import OBJECTIVES
-from gimtune.results.store import EARLIER, Store
+from gimtune.results.store import EARLIER, RENAMED, Store
 from gimtune.results.varied import varied, with_varied
-from gimtune.vocabulary import IDENTITY, PROGRESS, PROTOCOL, Metric, Status, declare
+from gimtune.vocabulary import IDENTITY, METRICS, PROGRESS, PROTOCOL, Metric, Status, declare
 
 
 class Study(NamedTuple):
@@ -39,8 +39,14 @@ class Study(NamedTuple):
     def older(self) -> str:
         """What a run of an earlier format lacks, in a sentence; empty for one of today's."""
         lacks = EARLIER.get(self.meta.get("format", ""), ())
+        if not lacks:
+            return ""
+        empty = [key for key in METRICS if key not in self.trials or self.trials[key].isna().all()]
+        names = ", ".join(f"{old} is {new}" for old, new in RENAMED.items())
+        without = f", and of the metrics {', '.join(empty)}" if empty else ""
         return (
-            f"made by an earlier version (format {self.meta['format']}): it lacks {', '.join(lacks)}" if lacks else ""
+            f"made by an earlier version (format {self.meta['format']}): it lacks {', '.join(lacks)}{without}. "
+            f"Its {names} today; what else is defined anew since, CHANGELOG.md says"
         )
 
     @property
@@ -58,6 +64,8 @@ class Study(NamedTuple):
         if not isinstance(found, Mapping) or not all(isinstance(way, str) for way in found.values()):
             path = self.run / "study.db"
             raise ValueError(f"{path}: objectives {stated[:80]!r} are no mapping of a metric to min or max")
+        if self.meta.get("format") in EARLIER:
+            found = {RENAMED.get(key, key): way for key, way in found.items()}
         return found
 
 

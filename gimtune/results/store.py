@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +29,8 @@ EARLIER: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "4": ("best_epoch", "restored_by", "levelled", "fid_reference_samples", "fid_reference"),
     }
 )
+#: Metrics of earlier formats by what is measured under another name today.
+RENAMED: Mapping[str, str] = MappingProxyType({"probe_accuracy": "probe_means", "probe_knn": "knn_means"})
 Value = float | int | str | bool | None
 Row = Mapping[str, Value]
 
@@ -199,12 +202,21 @@ class Store:
 
     def trials(self) -> pd.DataFrame:
         """One row per member, its last report, in the order they were planned."""
-        found = self._frame("SELECT * FROM trials ORDER BY rowid")
+        found = self._of_today(self._frame("SELECT * FROM trials ORDER BY rowid"), ("", "test_"))
         return found.assign(**dict.fromkeys(self.lacks)) if self.lacks else found
 
     def reports(self, arrival: bool = False) -> pd.DataFrame:
         """One row per evaluation, ordered by trial and epoch, or as they came in."""
-        return self._frame(f"SELECT * FROM reports ORDER BY {'rowid' if arrival else 'trial, epoch'}")
+        found = self._frame(f"SELECT * FROM reports ORDER BY {'rowid' if arrival else 'trial, epoch'}")
+        return self._of_today(found, ("",))
+
+    def _of_today(self, frame: pd.DataFrame, splits: Sequence[str]) -> pd.DataFrame:
+        """Metrics of an earlier format by their names of today; those that it does not have are empty."""
+        if self.meta["format"] not in EARLIER:
+            return frame
+        frame = frame.rename(columns={f"{s}{old}": f"{s}{new}" for s in splits for old, new in RENAMED.items()})
+        absent = [f"{s}{key}" for s in splits for key in METRICS if f"{s}{key}" not in frame]
+        return pd.concat([frame, pd.DataFrame(math.nan, frame.index, absent)], axis=1)
 
     def _frame(self, query: str) -> pd.DataFrame:
         frame = pd.read_sql_query(query, self._db)
