@@ -254,7 +254,12 @@ _metrics: dict[str, Metric] = {
             "Burda et al. 2016",
             True,
         ),
-        Metric("restriction", _NONE, "nats", "sum of weight x divergence, as it stands in the loss"),
+        Metric(
+            "restriction",
+            _NONE,
+            "nats",
+            "sum of weight x divergence, as in the loss: a critic that trains says what it lost, no divergence",
+        ),
         Metric("loss", _MIN, "nats", "-likelihood + restriction", error=True),
         Metric("mi_q", _MAX, "nats", "h(z) - h(z|x) with q(z) taken for one Gaussian: at least I_q", "Astorga 2022"),
         Metric("mi_p", _MAX, "nats", "lower bound h_p(z) + likelihood_z <= I_p", "Alemi & Fischer 2018 (GILBO)"),
@@ -278,6 +283,9 @@ _metrics: dict[str, Metric] = {
         Metric("mi_gap", _NONE, "nats", "mi_q + loss, the estimate of dI, on side q", "Astorga 2022, eq. 2"),
         Metric("sigma_mean", _NONE, "code units", "mean posterior standard deviation"),
         Metric("active_units", _MAX, "dimensions", "dimensions with Var_x[mu] > 0.01 code units", "Burda et al. 2016"),
+        Metric("latent_js", _NONE, "nats", "JS(q(z), p(z)) by a fresh critic, at most ln 2", "Goodfellow 2014", True),
+        Metric("data_js", _MIN, "nats", "JS(q(x), p(x)) by a fresh critic, at most ln 2", "Goodfellow 2014", True),
+        Metric("latent_kl", _NONE, "nats", "lower bound of KL(q(z)||p(z))", "Hoffman & Johnson 2016, eq. 4", True),
         Metric("fid", _MIN, "features^2", "Frechet distance, codes from the prior", "Heusel et al. 2017", True),
         Metric("fid_expost", _MIN, "features^2", "the same, codes from a fitted mixture", "Ghosh et al. 2020", True),
         Metric("recon_fid", _MIN, "features^2", "the same for reconstructions of the split", "Heusel et al. 2017"),
@@ -302,6 +310,10 @@ _metrics: dict[str, Metric] = {
 }
 #: Every metric that is known: those that we measure, and those of plug-ins and of runs that were read.
 METRICS: Mapping[str, Metric] = MappingProxyType(_metrics)
+
+
+#: Metrics that are measured as a member ends, since a network is fitted for them (``metrics.ruler``).
+LATE = frozenset({"latent_js", "data_js", "latent_kl"})
 
 
 def declare(metrics: Iterable[Metric]) -> None:

@@ -64,7 +64,7 @@ ROW = {
     "test_restriction/posterior_kl": 3.1,
     "restriction/latent_js": 0.69,
     "critic_accuracy/latent_js": 1.0,
-    "estimators": '{"posterior_kl": "closed form"}',
+    "estimators": '{"restriction/posterior_kl": "closed form"}',
     "flags": '{"restriction/latent_js": "no estimate"}',
     "mi_lower": 4.0,
     "mi_q": 20.0,

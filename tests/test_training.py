@@ -20,7 +20,7 @@ from gimtune.metrics import Evaluation
 from gimtune.study.opened import opened
 from gimtune.training import Pack, pack_name, run, save
 from gimtune.training.adam import Adam
-from gimtune.vocabulary import METRICS, Member, Status
+from gimtune.vocabulary import LATE, METRICS, Member, Status
 
 CRITIC = (("latent", "js", 1.0),)
 
@@ -352,7 +352,7 @@ def test_rows_say_how_far_and_how_fast(small):
     assert (first["status"], last["status"]) == ("running", "done")
     assert 0 < first["seconds"] < last["seconds"]
     assert last["examples_per_second"] > 5 * len(small.data.images["train"]) / last["seconds"]
-    assert json.loads(last["estimators"])["posterior_kl"] == "closed form"
+    assert json.loads(last["estimators"])["restriction/posterior_kl"] == "closed form"
     assert "test_fid" in last
     assert "test_fid" not in first
 
@@ -417,10 +417,11 @@ def test_adversarial_members_are_measured(adversarial, evaluation):
         adversarial.train_epoch()
     for i in range(2):
         row = evaluation.row(adversarial, i, ("validation",))
-        assert {*row["reasons"]} == {"log_px"}, row["reasons"]  # not before its end
+        # not before its end
+        assert {*row["reasons"]} == {"log_px", *LATE}, row["reasons"]
         assert row["restriction/latent_js"] < math.log(2)
         named = "critic, a lower bound of the JS divergence; non-saturating gradient"
-        assert row["estimators"]["latent_js"] == named
+        assert row["estimators"]["restriction/latent_js"] == named
 
 
 def test_a_member_that_cannot_be_measured_leaves_the_others_alone(small, tmp_path, monkeypatch):

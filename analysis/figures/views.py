@@ -307,7 +307,7 @@ def terms(trial: Mapping[str, Value]) -> pd.DataFrame:
             "divergence": trial.get(f"restriction/{name}"),
             "test": trial.get(f"test_restriction/{name}"),
             "critic accuracy": trial.get(f"critic_accuracy/{name}"),
-            "estimator": estimators.get(name, ""),
+            "estimator": estimators.get(f"restriction/{name}", ""),
             "flag": doubts.get(f"restriction/{name}", ""),
         }
         for name in _parsed(trial, "restrictions")

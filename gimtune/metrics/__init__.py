@@ -12,6 +12,7 @@ from gimtune.metrics import (  # noqa: F401 - they register themselves
     marginal,
     precision_recall,
     probe,
+    ruler,
 )
 from gimtune.metrics.evaluation import Evaluation
 from gimtune.metrics.features import FEATURES, Features, FeatureSource

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from gimtune.algebra.objective import Objective, Parameters
 from gimtune.data import Dataset
 from gimtune.metrics.features import Features
 from gimtune.metrics.measures import columns, find
-from gimtune.metrics.view import Memory, View
-from gimtune.training import Pack, Resident
-from gimtune.vocabulary import METRICS, Member
+from gimtune.metrics.view import Estimate, Memory, View
+from gimtune.training import Fellow, Pack, Resident
+from gimtune.vocabulary import LATE, METRICS, Member
 
 
 class Evaluation:
@@ -44,39 +45,52 @@ class Evaluation:
         member: Member,
         splits: tuple[str, ...],
         once: Memory | None = None,
+        fellows: Sequence[Fellow] = (),
     ) -> dict[str, Any]:
         """Every registered metric on the splits, with ``test_`` before the test split's keys.
 
         ``reasons`` says of each value that is NaN why it is, and ``flags`` of each that is not to be trusted. The draws
         depend on the member's seed and on nothing else, so the same weights give the same numbers at any time. What is
-        fitted to training images is kept in ``once``, for the same weights on another split.
+        fitted to training images is kept in ``once``, for the same weights on another split. Without the test split the
+        member is taken to go on, and what takes long is left out.
+
+        Args:
+            fellows: members that are measured with it, itself among them: what is fitted is fitted for all at once.
         """
-        row: dict[str, Any] = {}
-        reasons: dict[str, str] = {}
-        flags: dict[str, str] = {}
-        estimators: dict[str, str] = {}
-        once = {} if once is None else once
+        row: dict[str, Any] = {"estimators": {}, "reasons": {}, "flags": {}}
+        once, kept, final = {} if once is None else once, self._kept, "test" in splits
         for split in splits:
-            view = self.view(objective, parameters, member, split, once)
+            whose = objective, parameters, member, split, self.data, self.network, once, kept, find
+            view = View(*whose, fellows=fellows, final=final)
             for key in columns(member):
-                value, error, reason, flag, estimator = view.estimate(key)
-                name = _named(split, key)
-                row[name] = value if math.isfinite(value) else math.nan
-                if not math.isfinite(value):
-                    reasons[name] = reason or "not finite in float32"
-                if flag:
-                    flags[name] = flag
-                if estimator:
-                    estimators[key.removeprefix("restriction/")] = estimator
-                if error is not None or (key in METRICS and METRICS[key].error):
-                    # without one of its own where the value has a reason, or where there is one minibatch
-                    row[f"{name}_se"] = math.nan if error is None else error
+                _enter(row, split, key, view.estimate(key))
         row["fid_features"] = self.network.name
         row["fid_samples"], row["fid_reference_samples"] = view.count, len(self.data.images[splits[0]])
         row["fid_reference"] = self.data.dataset.reference
         # those that a code's own image is told from, and it itself
         row["mi_images"] = min(member.metrics["probe_samples"], len(self.data.images["train"])) + 1
-        return {**row, "estimators": estimators, "reasons": reasons, "flags": flags}
+        return row
+
+    @torch.no_grad()
+    def completed(
+        self,
+        row: dict[str, Any],
+        objective: Objective,
+        parameters: Parameters,
+        member: Member,
+        once: Memory | None = None,
+        fellows: Sequence[Fellow] = (),
+    ) -> dict[str, Any]:
+        """A row of the validation split as it is when its member ends with these weights: with what was left out."""
+        row = {**row, **{text: dict(row[text]) for text in ("estimators", "reasons", "flags")}}
+        once = {} if once is None else once
+        whose = objective, parameters, member, "validation", self.data, self.network, once, self._kept, find
+        view = View(*whose, fellows=fellows)
+        for key in columns(member):
+            if key in LATE:
+                row["reasons"].pop(key, None)
+                _enter(row, "validation", key, view.estimate(key))
+        return row
 
     def row(self, pack: Pack, index: int, splits: tuple[str, ...]) -> dict[str, Any]:
         """The same of one member of a pack, as it is now."""
@@ -106,6 +120,21 @@ class Evaluation:
         view = self.view(objective, parameters, member, "validation")
         means = view.drawn(count=count).mu[:, : view.encoder.coded(view.latent_dim)]
         return means, self.data.labels["validation"][:count]
+
+
+def _enter(row: dict[str, Any], split: str, key: str, estimate: Estimate) -> None:
+    value, error, reason, flag, estimator = estimate
+    name = _named(split, key)
+    row[name] = value if math.isfinite(value) else math.nan
+    if not math.isfinite(value):
+        row["reasons"][name] = reason or "not finite in float32"
+    if flag:
+        row["flags"][name] = flag
+    if estimator:
+        row["estimators"][key] = estimator
+    if error is not None or (key in METRICS and METRICS[key].error):
+        # without one of its own where the value has a reason, or where there is one minibatch
+        row[f"{name}_se"] = math.nan if error is None else error
 
 
 def _named(split: str, key: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,7 +16,7 @@ from gimtune.algebra.priors import Prior
 from gimtune.algebra.seeds import generator, number
 from gimtune.metrics import mixture
 from gimtune.metrics.features import Features, features_of
-from gimtune.training import Resident
+from gimtune.training import Fellow, Resident
 from gimtune.vocabulary import Member, Side
 
 #: Images that go through the networks at a time.
@@ -56,6 +56,7 @@ class View:
         data: the data set on the device, of which training images and labels may be looked at too.
         network: features of images, for distances.
         side, prior, encoder, latent_dim: what the member is.
+        final: it has come to its end, so that what takes long is measured too.
         count: how many images are generated; of a prior that is made of images at most one from each.
     """
 
@@ -70,6 +71,8 @@ class View:
         once: Memory,
         kept: Memory,
         find: Find,
+        fellows: Sequence[Fellow] = (),
+        final: bool = True,
     ) -> None:
         self.objective, self.parameters, self.member, self.split = objective, parameters, member, split
         self.data, self.network = data, network
@@ -80,7 +83,8 @@ class View:
         self.count: int = member.metrics["fid_samples"]
         if self.prior.images:
             self.count = min(self.count, len(data.sources(split)))
-        self._once, self._kept, self._find = once, kept, find
+        self.final = final
+        self._once, self._kept, self._find, self._fellows = once, kept, find, fellows
         self._estimates: dict[str, Estimate] = {}
         self._asked: list[str] = []
 
@@ -161,6 +165,14 @@ class View:
         """The same as `posterior`, of the training images that probes are fitted to, at most ``probe_samples``."""
         return self.once("training", lambda: self.encoded("train", self._training_index.to(self.data.device)))
 
+    def training_codes(self, stream: str) -> Tensor:
+        """Codes of the same training images, by another stream of noise: (n, d)."""
+        return self.encoded("train", self._training_index.to(self.data.device), stream).z
+
+    def training_images(self, count: int) -> Tensor:
+        """The first of these training images, at most so many: (n, *image) in [0, 1]."""
+        return self.data.scaled("train", self._training_index[:count].to(self.data.device))
+
     @property
     def training_labels(self) -> Tensor:
         """Their labels, int64 (n,), on the CPU."""
@@ -234,6 +246,21 @@ class View:
         """A generator of the member, the split and a key: the same at every evaluation."""
         return generator(self.data.device, self.member.seed, *key, self.split)
 
+    @property
+    def postponed(self) -> str:
+        """Why what takes long is not measured now, or nothing: at a member's end it is, and where a study wants it."""
+        if self.final or self.member.metrics.get("ruler", "end") == "always":
+            return ""
+        return "measured when a member ends (metrics.ruler)"
+
+    def on(self, split: str) -> View:
+        """The same member on another split, ``train`` for what is fitted."""
+        return self._of(Fellow(self.parameters, self.member, self._once), split)
+
+    def _of(self, fellow: Fellow, split: str) -> View:
+        whose = fellow.parameters, fellow.member, split, self.data, self.network, fellow.once
+        return View(self.objective, *whose, self._kept, self._find, self._fellows, self.final)
+
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What is made once for all splits of the member, a classifier that is fitted to training codes, say."""
         return _remembered(self._once, key, make)
@@ -241,6 +268,27 @@ class View:
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
         """What is made once for all members, since it depends on the data alone."""
         return _remembered(self._kept, key, make)
+
+    def together(self, key: Hashable, make: Callable[[Sequence[View]], Sequence[T]]) -> T:
+        """As `once`, of all members that are measured at the same time: for what is cheaper to make for all at once.
+
+        Args:
+            make: from views of members to one value for each, which must not depend on the others.
+        """
+        if key not in self._once:
+            others = [self._of(fellow, self.split) for fellow in self._fellows if fellow.once is not self._once]
+            try:
+                for view, made in zip([self, *others], make([self, *others]), strict=True):
+                    view._once[key] = made
+            except torch.OutOfMemoryError:
+                raise
+            except (ArithmeticError, RuntimeError, ValueError):
+                # it may be another member that cannot be measured
+                if not others:
+                    raise
+                (self._once[key],) = make([self])
+        value: T = self._once[key]
+        return value
 
     # Values of metrics, which may rest on others
 

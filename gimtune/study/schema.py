@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from gimtune.results import mirror
 from gimtune.study import space
 from gimtune.study.messages import ConfigError, allowed, close
-from gimtune.vocabulary import METRICS, Direction
+from gimtune.vocabulary import LATE, METRICS, Direction
 
 #: Samplers that decide as results come in.
 SEQUENTIAL = ("tpe", "nsga2", "gp")
@@ -107,6 +107,9 @@ class Metrics(_Section):
     inception_weights: str | None = Field(description="file or address of the Inception weights; null: pytorch-fid's")
     fid_samples: Annotated[int, Field(ge=2)] = Field(
         description="images generated for a distance from those of the split"
+    )
+    ruler: Literal["end", "always"] = Field(
+        description="when divergences and information are measured by fresh networks: as a member ends, or always"
     )
     probe_samples: Annotated[int, Field(ge=50)] = Field(description="training codes for the probes, at most")
 
@@ -239,6 +242,12 @@ def validated(content: Any) -> Config:
             space.check(f"space.{key}", value)
         except ValueError as error:
             raise ConfigError(str(error)) from None
+    late = sorted(LATE & set(config.objectives))
+    if late and config.scheduler.name != "fifo" and config.metrics.ruler == "end":
+        raise ConfigError(
+            f"objectives.{late[0]} with scheduler={config.scheduler.name}: it is measured when a member ends; "
+            "metrics.ruler=always measures it at every evaluation"
+        )
     if config.search.sampler != "grid" and config.search.trials is None:
         raise ConfigError(f"search.trials=null: search.sampler={config.search.sampler} needs a number of members")
     if config.search.warm_start is not None and config.search.sampler not in SEQUENTIAL:

@@ -4,11 +4,12 @@ from gimtune.training.adam import Adam
 from gimtune.training.checkpoints import reached, save
 from gimtune.training.device import Resident, default_device, precision
 from gimtune.training.loop import Rows, run
-from gimtune.training.pack import FORMAT, Pack, pack_name
+from gimtune.training.pack import FORMAT, Fellow, Pack, pack_name
 
 __all__ = [
     "FORMAT",
     "Adam",
+    "Fellow",
     "Pack",
     "Resident",
     "Rows",

@@ -21,12 +21,14 @@ from gimtune.algebra.objective import Objective, Parameters
 from gimtune.results.course import Course
 from gimtune.training.checkpoints import keep, newest, save
 from gimtune.training.device import Resident
-from gimtune.training.pack import FORMAT, Pack, pack_name
+from gimtune.training.pack import FORMAT, Fellow, Pack, pack_name
 from gimtune.training.samples import save_codes, save_grid
 from gimtune.vocabulary import Member, Status
 
 #: Validation images whose codes are kept, for a map of them.
 _CODES = 1000
+#: What a member's own numbers may raise; the others of its pack go on.
+_ITS_OWN = (ArithmeticError, RuntimeError, ValueError)
 Rows = list[dict[str, Any]]
 
 
@@ -42,8 +44,21 @@ class Measurements(Protocol):
         member: Member,
         splits: tuple[str, ...],
         once: dict[Any, Any] | None = None,
+        fellows: Sequence[Fellow] = (),
     ) -> dict[str, Any]:
         """Metrics of a member on the splits; ``once`` keeps what is fitted to training images."""
+        ...
+
+    def completed(
+        self,
+        row: dict[str, Any],
+        objective: Objective,
+        parameters: Parameters,
+        member: Member,
+        once: dict[Any, Any] | None = None,
+        fellows: Sequence[Fellow] = (),
+    ) -> dict[str, Any]:
+        """Those on the validation split, with what is measured at a member's end alone."""
         ...
 
     def failed(self, member: Member, splits: tuple[str, ...], why: str) -> dict[str, Any]:
@@ -100,7 +115,7 @@ def run(
         rows, pending = pending, []
         names = stopped()
         if halted := [m for m in pack.members if m.trial in names]:
-            rows += [training.ended(m, Status.STOPPED) for m in halted]
+            rows += training.ended([(m, {}) for m in halted], Status.STOPPED)
             pack.drop(halted)
         while pack.members and pack.epoch < training.last:
             pack.train_epoch()
@@ -145,8 +160,9 @@ class _Training:
     def evaluated(self) -> tuple[Rows, Rows]:
         """Rows of all members, and further ones of those that end with weights of another evaluation; these leave."""
         rows: Rows = []
-        later: Rows = []
         gone: list[Member] = []
+        now: list[tuple[Member, dict[Any, Any]]] = []
+        before: list[tuple[Member, dict[Any, Any]]] = []
         for member in self.pack.members:
             memory: dict[Any, Any] = {}
             metrics = self._measured(member, self._index(member), "validation", memory)
@@ -159,28 +175,46 @@ class _Training:
             if not (ends and best):
                 rows.append(self._row(member, metrics, Status.RUNNING))
             if ends:
-                (rows if best else later).append(self.ended(member, Status.DONE, memory if best else None))
+                # what was fitted when these weights were measured serves once more, if they are the best
+                (now if best else before).append((member, memory if best else {}))
                 gone.append(member)
+        ended = self.ended([*now, *before], Status.DONE)
         if gone:
             self.pack.drop(gone)
-        return rows, later
+        return rows + ended[: len(now)], ended[len(now) :]
 
-    def ended(self, member: Member, status: Status, memory: dict[Any, Any] | None = None) -> dict[str, Any]:
-        """A member's final row, of its best weights.
+    def ended(self, ending: Sequence[tuple[Member, dict[Any, Any]]], status: Status) -> Rows:
+        """Final rows of members, of their best weights, each with what was fitted when these were measured."""
+        lost: dict[str, str] = {}
+        for member, _ in ending:
+            if member.trial not in self.best:  # told to stop before its first evaluation
+                metrics = self._measured(member, self._index(member), "validation", {})
+                if isinstance(metrics, str):
+                    lost[member.trial] = metrics
+                else:
+                    self._entered(member, metrics)
+        left = [(member, memory) for member, memory in ending if member.trial not in lost]
+        fellows = [Fellow(self.pack.one(self._index(member), True), member, memory) for member, memory in left]
+        rows = {fellow.member.trial: self._ended(fellow, fellows, status) for fellow in fellows}
+        return [
+            self.failed(member, Status.FAILED, lost[member.trial]) if member.trial in lost else rows[member.trial]
+            for member, _ in ending
+        ]
 
-        Args:
-            memory: of what was fitted when these weights were measured on the validation split.
-        """
-        index = self._index(member)
-        if member.trial not in self.best:  # told to stop before its first evaluation
-            metrics = self._measured(member, index, "validation", {})
-            if isinstance(metrics, str):
-                return self.failed(member, Status.FAILED, metrics)
-            self._entered(member, metrics)
-        tested = self._measured(member, index, "test", {} if memory is None else memory, best=True)
-        if isinstance(tested, str):
-            return self.failed(member, Status.FAILED, tested)
-        metrics = self.best[member.trial]
+    def _ended(self, fellow: Fellow, fellows: Sequence[Fellow], status: Status) -> dict[str, Any]:
+        member = fellow.member
+        index, trial = self._index(member), member.trial
+        started = time.perf_counter()
+        whose = self.pack.objective, *fellow[:2]
+        try:
+            metrics = self.evaluation.completed(self.best[trial], *whose, fellow.once, fellows)
+            tested = self.evaluation.measure(*whose, ("test",), fellow.once, fellows)
+        except torch.OutOfMemoryError:
+            raise
+        except _ITS_OWN as error:
+            return self.failed(member, Status.FAILED, f"{type(error).__name__}: {error}")
+        finally:
+            self.pack.seconds[trial] += time.perf_counter() - started
         texts = {key: {**tested[key], **metrics[key]} for key in ("estimators", "reasons", "flags")}
         row = self._row(member, {**tested, **metrics, **texts}, status)
         row["best_epoch"] = self.courses[member.trial].best
@@ -204,16 +238,14 @@ class _Training:
             self.best[member.trial] = metrics
         return best
 
-    def _measured(
-        self, member: Member, index: int, split: str, memory: dict[Any, Any], best: bool = False
-    ) -> dict[str, Any] | str:
+    def _measured(self, member: Member, index: int, split: str, memory: dict[Any, Any]) -> dict[str, Any] | str:
         """Metrics on a split, or why there are none: this member's numbers, not the machine; the others go on."""
         started = time.perf_counter()
         try:
-            return self.evaluation.measure(self.pack.objective, self.pack.one(index, best), member, (split,), memory)
+            return self.evaluation.measure(self.pack.objective, self.pack.one(index), member, (split,), memory)
         except torch.OutOfMemoryError:
             raise
-        except (ArithmeticError, RuntimeError, ValueError) as error:
+        except _ITS_OWN as error:
             return f"{type(error).__name__}: {error}"
         finally:
             self.pack.seconds[member.trial] += time.perf_counter() - started

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,14 @@ from gimtune.training.device import Resident, precision
 from gimtune.vocabulary import Member
 
 FORMAT = 3
+
+
+class Fellow(NamedTuple):
+    """A member that is measured together with others: its weights, and what was made for measuring them."""
+
+    parameters: Mapping[str, Mapping[str, Tensor]]
+    member: Member
+    once: dict[Any, Any]
 
 
 class Pack:
