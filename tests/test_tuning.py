@@ -31,6 +31,7 @@ STUDY = [
     "budget.epochs=6",
     "budget.evaluate_every=2",
     "resources.members=2",
+    "metrics.fid_samples=400",
 ]
 
 

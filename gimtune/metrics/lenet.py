@@ -59,7 +59,11 @@ class LeNet(nn.Module):
     @torch.no_grad()
     def classify(self, images: Tensor) -> Tensor:
         """Most probable class of each image: (n, c, h, w) to (n,)."""
-        return torch.cat([self.head(self(part)).argmax(1) for part in images.split(BATCH)])
+        return torch.cat([self.recognise(self(part)) for part in images.split(BATCH)])
+
+    def recognise(self, features: Tensor) -> Tensor:
+        """The same from the images' features: (n, 84) to (n,)."""
+        return self.head(features).argmax(1)
 
     def take(self, state: Mapping[str, Tensor]) -> LeNet:
         """The network with the weights of `train_classifier`, ready to be called."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gimtune.metrics.classes import classes_covered
+from gimtune.metrics.features import features_of
 from gimtune.study.composition import load
 from gimtune.study.resolve import members
 
@@ -15,7 +16,8 @@ def view(evaluation, digits, keep):
     """Real test images of some classes, as if they had been generated."""
     labels = evaluation.data.labels["test"]
     chosen = torch.cat([evaluation.data.scaled("test", slice(None))[labels == label] for label in keep])
-    return SimpleNamespace(network=evaluation.network, generated=chosen, labels=labels)
+    features = features_of(evaluation.network, chosen)
+    return SimpleNamespace(network=evaluation.network, generated_features=features, labels=labels)
 
 
 @pytest.mark.parametrize("keep", [(3,), (0, 1, 4, 7), tuple(range(10))])
@@ -25,9 +27,9 @@ def test_real_images_of_some_classes_cover_these(evaluation, digits, keep):
 
 def test_a_stray_image_covers_no_class(evaluation, digits):
     made = view(evaluation, digits, (0,))
-    one = view(evaluation, digits, (7,)).generated[:1]
+    one = view(evaluation, digits, (7,)).generated_features[:1]
     # one in two hundred, where half a class' share is one in twenty
-    made.generated = torch.cat([made.generated.repeat(6, 1, 1, 1), one])
+    made.generated_features = torch.cat([made.generated_features.repeat(6, 1), one])
     assert classes_covered(made).value == 1
 
 

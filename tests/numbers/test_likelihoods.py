@@ -109,7 +109,8 @@ def test_gaussian_at_half_is_the_squared_error_and_a_constant():
     torch.testing.assert_close(value, squared + 24 * math.log(math.pi), rtol=1e-12, atol=0)  # sums of 48 terms
 
 
-@pytest.mark.parametrize("name", sorted(LIKELIHOODS))
+# features are in units of their own deviation over the minibatch: no image stands by itself there
+@pytest.mark.parametrize("name", sorted(name for name in LIKELIHOODS if not LIKELIHOODS[name].of_critic))
 def test_pixels_are_summed_and_images_are_not(name):
     source = torch.Generator().manual_seed(1)
     x, output = torch.rand(2, 6, 1, 4, 4, generator=source, dtype=torch.float64)
