@@ -160,7 +160,6 @@ class Measurement:
             values["likelihood_x"] = values["likelihood"] = -float(nll)
             values["likelihood_z"] = float(normal.log_prob(prior).sum(1).mean())
             values["restriction"], values["loss"] = float(kl), float(nll + kl)
-            values["mi_p"] = 0.5 * LATENT * math.log(2 * math.pi * math.e) + values["likelihood_z"]
             values["mi_gap"] = values["mi_q"] + values["loss"]
             reference = self.features(x)
             expost = self.decode(torch.from_numpy(mixture.sample(len(x))[0]).float(), x)

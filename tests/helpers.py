@@ -28,7 +28,7 @@ DEFAULTS = {
     "evaluate_every": 1,
     "sigma_min": 1e-3,
     "shuffle_seed": 0,
-    "metrics": {"probe_samples": 300, "fid_samples": 400},
+    "metrics": {"probe_samples": 300, "fid_samples": 400, "ruler": "never"},
 }
 #: Progress that a clock decides.
 CLOCK = ("seconds", "reported", "examples_per_second")

@@ -39,6 +39,14 @@ class Likelihood(ABC):
     def mean(self, output: Tensor) -> Tensor:
         """E[x|z], the image that is shown and scored."""
 
+    def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
+        """Images drawn from p(x|z), of the shape of the decoder's output; not every likelihood draws them.
+
+        Raises:
+            NotImplementedError: this one does not.
+        """
+        raise NotImplementedError(f"likelihood {self.name} draws no images")
+
 
 def _accept(kind: Any) -> tuple[str, Likelihood]:
     parts.check_class(kind, Likelihood)
@@ -71,6 +79,9 @@ class Bernoulli(Likelihood):
     def mean(self, output: Tensor) -> Tensor:
         return output.sigmoid()
 
+    def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
+        return (_uniform(output, generator) < output.sigmoid()).to(output.dtype)
+
 
 @LIKELIHOODS.register
 @dataclass(frozen=True)
@@ -95,6 +106,13 @@ class ContinuousBernoulliLikelihood(Likelihood):
         square = output.square()
         series = output * (1 / 12 - square * (1 / 720 - square * (1 / 30240 - square / 1209600)))
         return 0.5 + torch.where(small, series, 0.5 / torch.tanh(0.5 * safe) - 1 / safe)
+
+    def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
+        # the inverse of its distribution function, (e^(a x) - 1) / (e^a - 1), from the side that does not overflow
+        u, size = _uniform(output, generator), output.abs()
+        safe = torch.where(size < 1e-3, 1.0, size)
+        x = torch.where(size < 1e-3, u, 1 + torch.log(u + (1 - u) * torch.exp(-safe)) / safe)
+        return torch.where(output < 0, 1 - x, x)
 
 
 def _log_normaliser(logit: Tensor) -> Tensor:
@@ -131,6 +149,10 @@ class Gaussian(Likelihood):
         """1 / (2 variance): the squared error itself at 1/2."""
         return 0.5 / self.variance
 
+    def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(output.shape, generator=generator, device=output.device, dtype=output.dtype)
+        return self.link(output) + math.sqrt(self.variance) * noise
+
 
 @LIKELIHOODS.register
 @dataclass(frozen=True)
@@ -146,6 +168,10 @@ class Laplace(Likelihood):
 
     def mean(self, output: Tensor) -> Tensor:
         return output.sigmoid()
+
+    def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
+        u = _uniform(output, generator) - 0.5
+        return output.sigmoid() - u.sign() * torch.log1p(-2 * u.abs())
 
 
 @LIKELIHOODS.register
@@ -176,3 +202,9 @@ class Features(Likelihood):
 
     def mean(self, output: Tensor) -> Tensor:
         return output.sigmoid()
+
+
+def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    # neither 0 nor 1, where quantiles are infinite
+    drawn = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    return drawn.clamp(torch.finfo(like.dtype).eps, 1 - torch.finfo(like.dtype).eps)

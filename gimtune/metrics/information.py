@@ -184,19 +184,6 @@ def of_inference(view: View) -> dict[str, Estimate]:
     return {"mi_q": undefined(encoder.no_entropy), "mi_noised": Estimate(gaussian(mu, sigma, NOISE))}
 
 
-@metric(METRICS["mi_p"])
-def of_generation(view: View) -> Estimate:
-    """h_p(z) and the likelihood of codes, from the prior's entropy or a mean over its codes."""
-    entropy = view.prior.entropy(view.prior_tensors)
-    if entropy is not None:
-        value = float(entropy)
-    elif view.prior.density:
-        value = -float(view.prior.log_prob(view.prior_tensors, view.prior_codes).mean())
-    else:
-        return undefined(f"a {view.prior.name} prior has no known entropy")
-    return Estimate(value + view.value("likelihood_z"))
-
-
 @metric(METRICS["mi_gap"])
 def gap(view: View) -> Estimate:
     """What the bound by the loss falls short."""

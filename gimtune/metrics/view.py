@@ -249,9 +249,10 @@ class View:
     @property
     def postponed(self) -> str:
         """Why what takes long is not measured now, or nothing: at a member's end it is, and where a study wants it."""
-        if self.final or self.member.metrics.get("ruler", "end") == "always":
-            return ""
-        return "measured when a member ends (metrics.ruler)"
+        when = self.member.metrics.get("ruler", "end")
+        if when == "never":
+            return "not measured (metrics.ruler=never)"
+        return "" if self.final or when == "always" else "measured when a member ends (metrics.ruler)"
 
     def on(self, split: str) -> View:
         """The same member on another split, ``train`` for what is fitted."""

@@ -108,8 +108,8 @@ class Metrics(_Section):
     fid_samples: Annotated[int, Field(ge=2)] = Field(
         description="images generated for a distance from those of the split"
     )
-    ruler: Literal["end", "always"] = Field(
-        description="when divergences and information are measured by fresh networks: as a member ends, or always"
+    ruler: Literal["end", "always", "never"] = Field(
+        description="when divergences and information are measured by fresh networks: as a member ends, always or never"
     )
     probe_samples: Annotated[int, Field(ge=50)] = Field(description="training codes for the probes, at most")
 

@@ -380,7 +380,11 @@ def test_side_p_of_the_evaluation(measured, split, prefix):
     expected = -0.5 * (np.trace(form) + LATENT * math.log(2 * math.pi) + logdet(S))
     error = math.sqrt(0.5 * np.trace(form @ form) / count)
     assert abs(row[f"{prefix}likelihood_z"] - expected) < 3 * error
-    assert row[f"{prefix}mi_p"] == pytest.approx(ENTROPY_Z + row[f"{prefix}likelihood_z"], rel=1e-6)  # float32 entropy
+    # p(z|x) is a Gaussian with a linear mean, which the auxiliary encoder finds: the bound is tight up to its fit
+    assert abs(row[f"{prefix}mi_p"] - INFORMATION_P) < 3 * row[f"{prefix}mi_p_se"] + 0.02
+    assert row[f"{prefix}mi_p_se"] < 0.02
+    # of x = W z, z is a function
+    assert row[f"{prefix}mi_p_mean"] > INFORMATION_P + 1
 
 
 @pytest.mark.parametrize(("split", "prefix"), [("validation", ""), ("test", "test_")])

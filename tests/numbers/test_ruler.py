@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy
 import torch
-from helpers import member
+from helpers import DEFAULTS
+from helpers import member as plain
 from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.stats import norm
@@ -18,6 +19,11 @@ from gimtune.metrics.view import View
 from gimtune.training import Fellow, Pack
 
 D = 8
+
+
+def member(*arguments, **options):
+    """A member that fresh networks are fitted for, as it ends."""
+    return plain(*arguments, **{"metrics": {**DEFAULTS["metrics"], "ruler": "end"}, **options})
 
 
 def js_of_shift(shift):
