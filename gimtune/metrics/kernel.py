@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from gimtune.metrics import flags
 from gimtune.metrics.measures import metric
 from gimtune.metrics.view import Estimate, View
 from gimtune.vocabulary import METRICS
@@ -49,4 +50,5 @@ def kid(view: View) -> Estimate:
     made, real = view.generated_features[:_IMAGES], view.features[:_IMAGES]
     if min(len(made), len(real)) < 3 or not bool(torch.isfinite(made).all()):
         return Estimate(math.nan, reason="features of three or more images, all finite, are needed")
-    return Estimate(*kernel_distance(made, real))
+    value, error = kernel_distance(made, real)
+    return Estimate(value, error, flag=flags.below_zero(value, error))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 
 import torch
 
 from gimtune.algebra.objective import batches, slice_noise
 from gimtune.algebra.restrictions import RESTRICTIONS
+from gimtune.metrics import flags
 from gimtune.metrics.measures import metric
 from gimtune.metrics.view import CHUNK, Estimate, View
 from gimtune.vocabulary import METRICS, Match, Member, Side
 
-_TOLD_APART = "its critic tells every example apart: no estimate"
+#: Matches that say something of codes, and nothing where these are far from the prior.
+_OF_CODES = (Match.POSTERIOR, Match.LATENT)
 
 
 def _own(member: Member) -> list[str]:
@@ -32,11 +35,13 @@ def terms(view: View) -> dict[str, Estimate]:
     sums = torch.zeros(1 + len(objective.restrictions), dtype=torch.float64, device=view.data.device)
     accuracies: dict[str, float] = {}
     losses: list[float] = []
+    by_batch: list[list[float]] = []
     for i, part in enumerate(parts):
         draws = {k: v[0] for k, v in slice_noise({k: v[None] for k, v in noise.items()}, part, i).items()}
         x, share = view.data.scaled(view.split, part), (part.stop - part.start) / count
         batch = objective.terms(parameters, constants, x, draws)
         losses.append(float(batch.loss))
+        by_batch.append(batch.divergences.tolist())
         likelihood = batch.likelihood
         if view.side is not Side.Q:
             likelihood = objective.log_prob_x(parameters, x, view.posterior.z[part]).mean()
@@ -52,10 +57,16 @@ def terms(view: View) -> dict[str, Estimate]:
         "likelihood_x": Estimate(float(sums[0]), estimator=of_critic),
         "restriction": Estimate(float((constants.weights * divergences).sum())),
     }
-    for restriction, value in zip(objective.restrictions, divergences.tolist(), strict=True):
-        lost = accuracies.get(restriction.key, 0.0) > 1 - 1e-9
+    for restriction, value, own in zip(
+        objective.restrictions, divergences.tolist(), zip(*by_batch, strict=True), strict=True
+    ):
+        flag = flags.joined(
+            flags.below_zero(value, _error(own)),
+            flags.told_apart(accuracies.get(restriction.key, 0.0)),
+            flags.far(view) if restriction.match in _OF_CODES else "",
+        )
         values[f"restriction/{restriction.key}"] = Estimate(
-            value, flag=_TOLD_APART if lost else "", estimator=restriction.estimated(view.prior)
+            value, flag=flag, estimator=restriction.estimated(view.prior)
         )
     return values | {f"critic_accuracy/{name}": Estimate(value) for name, value in accuracies.items()}
 
@@ -81,6 +92,10 @@ def loss(view: View) -> Estimate:
     value = view.value("restriction") - view.value("likelihood")
     # by minibatches: some restrictions are of several codes together, and have no value for an image
     losses = view.once(("losses", view.split), list[float])
-    known = len(losses) > 1 and all(map(math.isfinite, losses))
-    error = statistics.stdev(losses) / math.sqrt(len(losses)) if known else math.nan
-    return Estimate(value, error)
+    return Estimate(value, _error(losses))
+
+
+def _error(values: Sequence[float]) -> float:
+    """Standard error of a mean over minibatches; NaN of a single one, or where one is not finite."""
+    known = len(values) > 1 and all(map(math.isfinite, values))
+    return statistics.stdev(values) / math.sqrt(len(values)) if known else math.nan

@@ -133,6 +133,20 @@ def test_noise_is_the_generators_and_samples_are_finite(name, options):
     assert not bool((draw(prior, tensors, 1000, seed=4) == one).any())
 
 
+@pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+def test_heavy_is_what_falls_more_slowly_than_a_gaussian(name, options):
+    prior, tensors = build(name, options)
+    if prior.bounded or not prior.density:
+        assert not prior.heavy
+        return
+    # the log-density of a Gaussian falls by four times as much at twice as far, that of exponential tails by twice
+    far = 1000 * prior.variance(tensors).sqrt()
+    near, further = (
+        float(prior.log_prob(tensors, (k * far)[None]) - prior.log_prob(tensors, 0 * far[None])) for k in (1, 2)
+    )
+    assert prior.heavy == (further / near < 3)
+
+
 @pytest.mark.parametrize("name", ["uniform", "laplace"])
 def test_the_rarest_noise_gives_finite_codes(name):
     prior = make_prior(name)

@@ -33,6 +33,7 @@ class Prior(ABC):
         name: as in a study file.
         gaussian: it is N(0, scale^2 I).
         bounded: its support is bounded, so that the KL of a Gaussian from it is infinite.
+        heavy: its tails are heavier than a Gaussian's.
         closed_kl: `gaussian_kl` is defined.
         density: `log_prob` is defined.
         resolved: a Gauss-Legendre rule of ``nodes`` over the extent resolves the marginals.
@@ -45,6 +46,7 @@ class Prior(ABC):
     name: ClassVar[str]
     gaussian: ClassVar[bool] = False
     bounded: ClassVar[bool] = False
+    heavy: ClassVar[bool] = False
     closed_kl: ClassVar[bool] = True
     density: ClassVar[bool] = True
     resolved: ClassVar[bool] = True

@@ -71,6 +71,7 @@ class LaplacePrior(Prior):
     """Product of Laplace(0, scale); its variance is 2 scale^2."""
 
     name: ClassVar[str] = "laplace"
+    heavy: ClassVar[bool] = True
     scale: float = 1.0
 
     def parameters(self, latent_dim: int) -> dict[str, Tensor]:

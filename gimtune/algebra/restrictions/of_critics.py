@@ -8,7 +8,7 @@ from typing import Any
 
 from gimtune.algebra.critics import KINDS, Critic, Kind
 from gimtune.algebra.restrictions.base import RESTRICTIONS, Restriction
-from gimtune.algebra.restrictions.refusals import Check, bounded, no_density, no_gradient, same_code
+from gimtune.algebra.restrictions.refusals import Check, bounded, heavy, no_density, no_gradient, same_code
 from gimtune.algebra.restrictions.sample import PAIRS, pair_contrast
 from gimtune.vocabulary import Match
 
@@ -65,7 +65,7 @@ _CONTRAST = replace(
     source="Mescheder et al. 2017, section 3.3 (adaptive contrast)",
     draws=("normal",),
     pair=pair_contrast,
-    checks=(no_gradient, same_code, no_density, bounded),
+    checks=(no_gradient, same_code, no_density, bounded, heavy),
     known=lambda s: s.log_ratio_at(s.z, held=True),
 )
 

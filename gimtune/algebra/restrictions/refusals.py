@@ -17,6 +17,15 @@ def bounded(prior: Prior, encoder: Encoder) -> str | None:
     return None
 
 
+def heavy(prior: Prior, encoder: Encoder) -> str | None:
+    if prior.heavy:
+        return (
+            f"far out the log-density of a {prior.name} prior falls more slowly than that of the Gaussian of the "
+            "encoder's moments, which the estimate rests on there: it falls below zero, and codes run away"
+        )
+    return None
+
+
 def no_density(prior: Prior, encoder: Encoder) -> str | None:
     return None if prior.density else f"a {prior.name} prior has no density, which the divergence needs"
 
