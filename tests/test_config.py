@@ -310,7 +310,7 @@ def test_a_study_may_sweep_over_the_restriction_itself():
 
 
 def test_what_belongs_to_a_model_is_not_swept_away():
-    given = ["likelihood=gaussian", "space.prior={grid: [normal, laplace]}", "space.weight=1", "space.seed=0"]
+    given = ["likelihood=gaussian", "space.prior={grid: [normal, mixture]}", "space.weight=1", "space.seed=0"]
     found = members(load(["models=[cyclegan, vae_gan, veegan, avb, infogan]", *given]))
     (cycle,) = [m for m in found if m.model == "cyclegan"]
     assert (cycle.prior["name"], cycle.encoder, cycle.latent_dim, cycle.likelihood) == (
