@@ -60,6 +60,13 @@ def frame(*configurations: Any, **columns: Any) -> pd.DataFrame:
 # What is found
 
 
+def test_what_differs_by_the_model_alone_is_no_column() -> None:
+    other = {"model": "infogan", "sigma_start": 1.0, "restore": "objectives"}
+    rows = [configured(sigma_start=0.03, restore="loss"), configured(**other)]
+    assert varied(frame(*rows)) == ()
+    assert varied(frame(*rows, configured(sigma_start=0.1, restore="loss"))) == ("sigma_start",)
+
+
 def test_keys_with_more_than_one_value_are_columns() -> None:
     found = frame(
         configured(learning_rate=1e-3, network__hidden=[64, 64], critic__steps=2, seed=1, data__seed=1),

@@ -25,6 +25,8 @@ _SPACE = frozenset({*_SAID, "prior", "restriction", "seed", "learning_rate", "ba
 _PARTS = ("prior", "data", "network")
 #: In a canonical configuration, what differs from member to member and is no setting.
 _ALIKE = re.compile(r',"seed":\d+|,"restrictions":\[(?:\["\w+","\w+",[^]["]+\],?)*\]|,"weight":[-+.\w]+(?=}$)')
+#: Keys whose default is the model's: they vary if they do among members of one model.
+_OF_MODEL = frozenset({"restore", "sigma_start"})
 _MADE = frozenset({"run", "collapsed", "on_front", "configuration", "flagged"})
 #: Whole numbers beyond it are no floats.
 _LARGEST = 2**53
@@ -101,7 +103,7 @@ def _flat(configuration: Mapping[str, Any]) -> Iterator[tuple[str, _Told]]:
         for name, value in content.items():
             key = before + name
             if key not in _SAID and section not in _SAID and not key.endswith("seed") and value is not None:
-                yield key, (_plain(value), part)
+                yield key, (_plain(value), str(configuration.get("model")) if key in _OF_MODEL else part)
 
 
 def _parameters(assignment: Mapping[str, Any]) -> Iterator[tuple[str, Value]]:
