@@ -182,9 +182,14 @@ def _answer(claim: Claim, verdicts: Verdicts) -> dict[str, Any]:
         "value": at(claim.value) if known else None,
         "bar": bar(claim.low, claim.high) if known else None,
         "seeds_bar": bar(claim.seeds_low, claim.seeds_high) if known else None,
-        "note": short(plain(claim.note), 600),
+        "measured": _sentence(claim.effect),
+        "note": _sentence(short(plain(claim.note), 600)),
         "look": claim.verdict.replace(" ", "-"),
     }
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _environment(study: Study) -> tuple[list[tuple[str, str]], str]:
