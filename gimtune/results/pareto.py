@@ -289,7 +289,8 @@ def _front(
     values = points[list(objectives)].to_numpy(dtype=float)
     maximise = _maximised(objectives)
     best = moocore.is_nondominated(values, maximise=maximise, keep_weakly=True)
-    points = points.assign(collapsed=collapsed(points), on_front=best)
+    # a copy is of one piece: columns that came one by one make every further one slow, and pandas say so
+    points = points.copy().assign(collapsed=collapsed(points), on_front=best)
     rows = points[best].drop(columns="on_front")
     rows = rows.sort_values(list(objectives), ascending=[not m for m in maximise], kind="stable")
     corner = {
