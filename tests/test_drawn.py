@@ -78,6 +78,7 @@ SENSE = {
     "metrics.inception_weights": ["null", "/nowhere.pth", "."],
     "metrics.fid_samples": ["2", "100"],
     "metrics.probe_samples": ["50", "1000"],
+    "metrics.ruler": ["end", "always", "never"],
     "search.sampler": ["grid", "random", "tpe", "nsga2", "gp"],
     "search.trials": ["null", "1", "12"],
     "search.warm_start": ["null", "/nowhere", "."],
