@@ -10,8 +10,9 @@ from __future__ import annotations
 import fcntl
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +30,10 @@ from gimtune.training import Adam
 #: Weights that come with the package; `gimtune.metrics.shipped` makes them.
 SHIPPED = Path(__file__).parent / "weights"
 _TRAIN_BATCH = 64
+#: What images are resized to.
+_SIZE = (32, 32)
+#: Images at a time whose maps stay in a processor's cache, and pixels that are few.
+_PART, _FEW = 100, 100
 #: Of the way in which `LeNet` is trained; another one is another network, and gets another file.
 _RECIPE = 2
 
@@ -50,11 +55,34 @@ class LeNet(nn.Module):
         self.head = nn.Linear(84, classes)
         self.name = ""
         self.test_accuracy = float("nan")
+        self._linear: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
     def forward(self, images: Tensor) -> Tensor:
-        resized = interpolate(images, size=(32, 32), mode="bilinear", align_corners=False, antialias=False)
+        if not self.training:
+            size = _PART if images.device.type == "cpu" else len(images)
+            return torch.cat([self._quickly(part) for part in images.split(size)])
+        resized = interpolate(images, size=_SIZE, mode="bilinear", align_corners=False, antialias=False)
         features: Tensor = self.body(resized)
         return features
+
+    def _quickly(self, images: Tensor) -> Tensor:
+        """The same but for rounding, in two fifths of the time on a CPU."""
+        first, second = self.body[0], self.body[3]
+        pooled = self._first(images) if images[0].numel() <= _FEW else _pooled(first(_resized(images)))
+        features: Tensor = self.body[6:](_pooled(second(pooled.relu_())).relu_())
+        return features
+
+    def _first(self, images: Tensor) -> Tensor:
+        # all that stands before the first maximum is linear in the pixels, and of few pixels it is a small matrix
+        key = (*images.shape[1:], images.device)
+        if key not in self._linear:
+            pixels = torch.eye(images[0].numel(), device=images.device).view(-1, *images.shape[1:])
+            layer = self.body[0]
+            constant = layer(pixels.new_zeros(1, len(images[0]), *_SIZE))
+            self._linear[key] = _quarters(layer(_resized(pixels)) - constant), _quarters(constant)[0]
+        matrix, bias = self._linear[key]
+        values = torch.addmm(bias, images.flatten(1), matrix).view(len(images), 4, -1).amax(1)
+        return values.view(len(images), 14, 14, 6).permute(0, 3, 1, 2)
 
     @torch.no_grad()
     def classify(self, images: Tensor) -> Tensor:
@@ -72,6 +100,27 @@ class LeNet(nn.Module):
         self.test_accuracy, self.name = float(state["accuracy"]), f"classifier:{digest(weights)}"
         # a third faster on a CPU
         return self.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+@lru_cache
+def _weights(size: int, device: torch.device) -> Tensor:
+    return interpolate(torch.eye(size, device=device)[:, None, None], (1, _SIZE[1]), mode="bilinear").flatten(1)
+
+
+def _resized(images: Tensor) -> Tensor:
+    height, width = (_weights(size, images.device) for size in images.shape[2:])
+    return height.T @ (images @ width)
+
+
+def _pooled(values: Tensor) -> Tensor:
+    """Maxima of 2 x 2 places."""
+    rows = torch.maximum(values[:, :, ::2], values[:, :, 1::2])
+    return torch.maximum(rows[..., ::2], rows[..., 1::2])
+
+
+def _quarters(values: Tensor) -> Tensor:
+    """Maps (n, c, 2h, 2w) as the four places that a maximum is taken of: (n, 4 * h * w * c)."""
+    return values.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 3, 5, 2, 4, 1).flatten(1).contiguous()
 
 
 def train_classifier(data: Dataset) -> dict[str, Tensor]:

@@ -231,6 +231,14 @@ def test_the_number_of_threads_is_no_part_of_the_classifier(others):
     assert names[0] == names[1] == names[2]
 
 
+@pytest.mark.parametrize("image", [(1, 8, 8), (1, 28, 28), (3, 5, 6), (3, 32, 20)])
+def test_features_are_those_of_the_layers_one_by_one(image):
+    network = lenet.LeNet(image[0]).requires_grad_(False)
+    images = torch.rand(230, *image, generator=torch.Generator().manual_seed(0))
+    plain = network.train()(images)
+    assert (network.eval()(images) - plain).abs().max() <= 2e-6 * plain.abs().max()
+
+
 def test_features_do_not_depend_on_the_number_of_threads(evaluation):
     images, before = evaluation.data.scaled("test", slice(None)), torch.get_num_threads()
     found = []
