@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
+from gimtune.metrics import logistic
+from gimtune.metrics.logistic import Logistic
 from gimtune.metrics.measures import metric
 from gimtune.metrics.view import Estimate, View, undefined
 from gimtune.vocabulary import METRICS
 
-Codes = NDArray[np.float64]
-Labels = NDArray[np.int64]
 #: Inverse regularisation strengths that the linear probe chooses from.
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 NEIGHBOURS = 5
@@ -22,10 +22,12 @@ NEIGHBOURS = 5
 DRAWS = 5
 #: Of which the strength is chosen; it multiplies a sum over codes as a prior's variance does, whatever their number.
 _CHOOSING = 5_000
-#: Coefficients up to which Newton's steps cost less than a quasi-Newton method's.
-_SMALL = 200
+#: One in so many of each class is kept aside to choose the strength by.
+_KEPT = 5
 #: How many standard errors an accuracy may be above a bound.
 _BEYOND = 3.0
+#: Distances that are worked on at a time: 8 MB.
+_DISTANCES = 2**20
 
 
 class Scores(NamedTuple):
@@ -37,105 +39,115 @@ class Scores(NamedTuple):
 
 
 class Probes(NamedTuple):
-    """Classifiers of standardised codes, one for each draw; the strength was chosen on a part kept aside."""
+    """Classifiers of standardised codes, one for each draw; the strength was chosen on a part kept aside.
 
-    linear: tuple[Any, ...]
-    neighbours: tuple[Any, ...]
+    Attributes:
+        linear: of k draws.
+        known: the standardised training codes (k, n, d), of which the nearest tell the label.
+        labels: of these, 0 to the number of classes - 1, (n,).
+        classes: the labels that these stand for.
+        mean, scale: by which codes are standardised, (d,).
+    """
+
+    linear: Logistic
+    known: Tensor
+    labels: Tensor
+    classes: Tensor
     strength: float
-    mean: Codes
-    scale: Codes
+    mean: Tensor
+    scale: Tensor
 
-    def score(self, codes: Codes, labels: Labels) -> Scores:
+    def score(self, codes: Tensor, labels: Tensor) -> Scores:
         """Accuracies on other codes, (k, n, d) for k draws, with labels (n,).
 
         The linear probe's is a mean over the draws, neighbours read a draw of each k-th part of the images.
         """
-        from threadpoolctl import threadpool_limits
+        codes = (codes.double() - self.mean) / self.scale
+        labels = labels.to(codes.device)
+        right = self.classes[self.linear.predicted(codes)] == labels
+        near = torch.zeros(len(labels), dtype=torch.bool, device=codes.device)
+        for i in range(min(len(codes), len(labels))):
+            part = slice(i, None, len(codes))
+            near[part] = self._nearest(codes[i, part], self.known[i]) == labels[part]
+        return Scores(float(right.double().mean()), standard_error(right), float(near.double().mean()))
 
-        codes = (codes - self.mean) / self.scale
-        parts = np.arange(len(labels)) % len(codes)
-        near = np.empty(len(labels), bool)
-        with threadpool_limits(1, "blas"):
-            right = np.stack([p.predict(z) == labels for p, z in zip(self.linear, codes, strict=True)])
-            for i in range(min(len(codes), len(labels))):
-                part = parts == i
-                near[part] = self.neighbours[i].predict(codes[i, part]) == labels[part]
-        return Scores(float(right.mean()), standard_error(right), float(near.mean()))
+    def _nearest(self, codes: Tensor, known: Tensor) -> Tensor:
+        """The label that most of the nearest known codes have, the first of several: (n,)."""
+        squares, found = known.square().sum(1), []
+        for part in codes.split(max(1, _DISTANCES // len(known))):
+            # less what all distances of a code have in common
+            apart = torch.addmm(squares, part, known.T, alpha=-2)
+            near = self.labels[apart.topk(min(NEIGHBOURS, len(known)), largest=False).indices]
+            found.append(torch.nn.functional.one_hot(near, len(self.classes)).sum(1).argmax(1))
+        return self.classes[torch.cat(found)]
 
 
-def standard_error(right: NDArray[Any]) -> float:
+def standard_error(right: Tensor) -> float:
     """Of the mean of ``right`` (k, n), k draws of n images: images and draws are crossed random effects.
 
     It covers the finite split and the draws of all codes, those that are fitted to among them; given are the training
     images. Source: Searle et al. 1992, section 4.5 (moments of the two-way layout without replicates).
     """
-    values = right.astype(float)
+    values = right.double()
     draws, images = values.shape
     mean = values.mean()
     of_images, of_draws = values.mean(0), values.mean(1)
-    between_images = of_images.var(ddof=1) / images if images > 1 else math.nan
+    between_images = float(of_images.var()) / images if images > 1 else math.nan
     if draws < 2 or images < 2:
-        return float(np.sqrt(between_images))
+        return math.sqrt(between_images)
     residual = values - of_images - of_draws[:, None] + mean
-    within = residual.var() * draws * images / ((draws - 1) * (images - 1))
-    between_draws = of_draws.var(ddof=1) / draws
-    return float(np.sqrt(between_images + max(between_draws - within / (draws * images), 0.0)))
+    within = float(residual.square().sum()) / ((draws - 1) * (images - 1))
+    between_draws = float(of_draws.var()) / draws
+    return math.sqrt(between_images + max(between_draws - within / (draws * images), 0.0))
 
 
-def fit(codes: Codes, labels: Labels, seed: int = 0) -> Probes:
-    """Multinomial logistic regression and k nearest neighbours on standardised codes (k, n, d) with labels (n,).
+def fit(codes: Tensor, labels: Tensor) -> Probes:
+    """Multinomial logistic regression and nearest neighbours on standardised codes (k, n, d) with labels (n,).
 
-    The strength is chosen on the first draw; each draw's fit starts at the one before it.
+    The strength is chosen on the first draw, by a part of each class that is kept aside; draws' fits start at its fit.
 
     Raises:
         ValueError: codes that are not finite, or fewer than two classes.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import train_test_split
-    from sklearn.neighbors import KNeighborsClassifier
-    from threadpoolctl import threadpool_limits
-
-    if not np.isfinite(codes).all():
+    codes = codes.double()
+    if not bool(codes.isfinite().all()):
         raise ValueError("training codes hold NaN or infinity")
-    mean, scale = codes[0].mean(0), codes[0].std(0)
-    scale[scale == 0] = 1.0
+    classes, labels = labels.to(codes.device).unique(return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError("training images of two or more classes are needed")
+    mean, scale = codes[0].mean(0), codes[0].std(0, correction=0)
+    scale = torch.where(scale > 0, scale, 1.0)
     codes = (codes - mean) / scale
-    chosen = np.random.default_rng(seed).permutation(len(labels))[:_CHOOSING]
-    first, classes = codes[0][chosen], labels[chosen]
-    small = len(np.unique(labels)) * (codes.shape[2] + 1) <= _SMALL
-    solver = "newton-cholesky" if small else "lbfgs"
-
-    def linear(strength: float, start: Any = None) -> Any:
-        model = LogisticRegression(C=strength, max_iter=1000, warm_start=True, solver=solver)
-        if start is not None:
-            model.coef_, model.intercept_, model.classes_ = start.coef_, start.intercept_, start.classes_
-        return model
-
-    # narrow matrices: several BLAS threads only wait for each other
-    with threadpool_limits(1, "blas"):
-        fitted, held, fitted_labels, held_labels = train_test_split(
-            first, classes, test_size=0.2, random_state=seed, stratify=classes
-        )
-        path: list[Any] = []
-        for strength in STRENGTHS:
-            path.append(linear(strength, path[-1] if path else None).fit(fitted, fitted_labels))
-        best = int(np.argmax([model.score(held, held_labels) for model in path]))
-        models: list[Any] = []
-        for z in codes:
-            models.append(linear(STRENGTHS[best], (models or path[best : best + 1])[-1]).fit(z, labels))
-        neighbours = tuple(KNeighborsClassifier(NEIGHBOURS).fit(z, labels) for z in codes)
-    return Probes(tuple(models), neighbours, STRENGTHS[best], mean, scale)
+    fitted, held = kept_aside(labels)
+    strengths = codes.new_tensor(STRENGTHS)
+    some = codes[0, fitted].expand(len(STRENGTHS), -1, -1)
+    path = logistic.fit(some, labels[fitted], strengths, Logistic.zero(some, len(classes)))
+    right = path.predicted(codes[0, held].expand(len(STRENGTHS), -1, -1)) == labels[held]
+    # the first of those that are right as often: the strongest regularisation
+    best = right.sum(1).tolist().index(int(right.sum(1).max()))
+    strength = strengths[best].expand(len(codes))
+    models = logistic.fit(codes, labels, strength, path.one(best, len(codes)))
+    return Probes(models, codes, labels, classes, STRENGTHS[best], mean, scale)
 
 
-def fano(information: float, labels: Labels) -> float:
+def kept_aside(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of labels (n,) that a strength's classifiers are fitted to, and rows that it is chosen by: one in five of
+    each class, out of 5,000 at most."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:_CHOOSING].to(labels.device)
+    # place of each row among those of its class
+    members = torch.nn.functional.one_hot(labels[order]).cumsum(0).gather(1, labels[order, None])[:, 0]
+    held = members % _KEPT == 0
+    return order[~held], order[held]
+
+
+def fano(information: float, labels: Tensor) -> float:
     """The largest accuracy of any classifier of codes that hold so much of the labels (n,), in nats.
 
     H(y) - I <= H(y|z) <= h(e) + e ln(c - 1) for c classes and an error of e. Source: Cover & Thomas 2006, eq. 2.130;
     I(y; z) is at most I(x; z) (eq. 2.122).
     """
-    counts = np.bincount(labels)
-    shares = counts[counts > 0] / len(labels)
-    unknown = -float((shares * np.log(shares)).sum()) - max(information, 0.0)
+    shares = labels.unique(return_counts=True)[1].double() / len(labels)
+    unknown = -float((shares * shares.log()).sum()) - max(information, 0.0)
     classes = len(shares)
     if unknown <= 0 or classes < 2:
         return 1.0
@@ -147,35 +159,30 @@ def fano(information: float, labels: Labels) -> float:
     return 1 - low
 
 
-def _scores(view: View, name: str, training: Callable[[], Codes], scored: Callable[[], Codes]) -> Scores | str:
-    def fitted() -> Probes | str:
-        try:
-            return fit(training(), view.training_labels.numpy())
-        except ValueError as error:
-            return str(error).splitlines()[0]
+def _scores(view: View, name: str, codes: Callable[[View, str], Tensor]) -> Scores | str:
+    def fitted(views: Sequence[View]) -> list[Probes | str]:
+        return [_fitted(codes(v, "train"), v.training_labels) for v in views]
 
-    probes = view.once(("probes", name), fitted)
+    probes = view.together(("probes", name), fitted)
     if isinstance(probes, str):
         return probes
-    codes = scored()
-    if not np.isfinite(codes).all():
+    scored = codes(view, view.split)
+    if not bool(scored.isfinite().all()):
         return "codes of the split hold NaN or infinity"
-    return probes.score(codes, view.labels.numpy())
+    return probes.score(scored, view.labels)
 
 
-def _means(view: View) -> Scores | str:
-    return _scores(
-        view,
-        "means",
-        lambda: view.means("train").double().cpu().numpy()[None],
-        lambda: view.means(view.split).double().cpu().numpy()[None],
-    )
+def _fitted(codes: Tensor, labels: Tensor) -> Probes | str:
+    try:
+        return fit(codes, labels)
+    except ValueError as error:
+        return str(error).splitlines()[0]
 
 
 @metric(METRICS["probe_means"], METRICS["knn_means"])
 def of_means(view: View) -> dict[str, Estimate]:
     """Accuracy of both on the split's posterior means, fitted to those of training images."""
-    return _estimates(("probe_means", "knn_means"), _means(view))
+    return _estimates(("probe_means", "knn_means"), _scores(view, "means", lambda v, split: v.means(split)[None]))
 
 
 @metric(METRICS["probe_codes"], METRICS["knn_codes"])
@@ -187,14 +194,11 @@ def of_codes(view: View) -> dict[str, Estimate]:
         means = view.estimate("probe_means"), view.estimate("knn_means")
         return dict(zip(keys, means, strict=True))
 
-    def drawn(split: str) -> Callable[[], Codes]:
-        return lambda: np.stack([view.codes(split, i).double().cpu().numpy() for i in range(DRAWS)])
-
-    scores = _scores(view, "codes", drawn("train"), drawn(view.split))
+    scores = _scores(view, "codes", lambda v, split: torch.stack([v.codes(split, i) for i in range(DRAWS)]))
     values = _estimates(keys, scores)
     if isinstance(scores, str) or not math.isfinite(information := view.value("mi_q")):
         return values
-    bound = fano(information, view.labels.numpy())
+    bound = fano(information, view.labels)
     if scores.linear > bound + _BEYOND * scores.error:
         flag = f"above what {information:.3g} nats (mi_q) allow by Fano's inequality: {bound:.3g}"
         values["probe_codes"] = values["probe_codes"]._replace(flag=flag)

@@ -13,7 +13,7 @@ from torch import Tensor
 from gimtune.algebra.encoders import Encoder, Posterior
 from gimtune.algebra.objective import Constants, Objective, Parameters
 from gimtune.algebra.priors import Prior
-from gimtune.algebra.seeds import generator, number
+from gimtune.algebra.seeds import generator
 from gimtune.metrics import mixture
 from gimtune.metrics.features import Features, features_of
 from gimtune.training import Fellow, Resident
@@ -151,12 +151,13 @@ class View:
         """
         if not self.prior.density:
             return f"a mixture of Gaussians does not describe the codes of a {self.prior.name} prior"
-        seed = self.member.seed
-        fitted = self.once("mixture", lambda: mixture.fit(self.training.z, number(seed, "expost")))
+        fitted = self.together(
+            "mixture", lambda views: mixture.fit([v.training.z for v in views], [v.member.seed for v in views])
+        )
         if isinstance(fitted, str):
             return fitted
-        fitted.random_state = number(seed, "expost", self.split)
-        return self.decode(torch.from_numpy(fitted.sample(self.count)[0]).float().to(self.data.device))
+        source = generator(torch.device("cpu"), self.member.seed, "expost", self.split)
+        return self.decode(fitted.sample(self.count, source).float())
 
     # What there is on the training split
 

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from gimtune.metrics import information as mi
-from gimtune.metrics import probe
+from gimtune.metrics import logistic, probe
 
 CLASSES, COUNT = 10, 1000
 
@@ -21,27 +22,35 @@ def labels_of(rng, count=COUNT):
     return rng.integers(0, CLASSES, count)
 
 
+def fit(codes, labels):
+    return probe.fit(torch.from_numpy(codes), torch.from_numpy(labels))
+
+
+def score(fitted, codes, labels):
+    return fitted.score(torch.from_numpy(codes), torch.from_numpy(labels))
+
+
 def test_labels_as_codes_are_read_without_error(rng):
     train, test = labels_of(rng), labels_of(rng)
-    fitted = probe.fit(np.eye(CLASSES)[train][None], train)
-    assert fitted.score(np.eye(CLASSES)[test][None], test) == (1.0, 0.0, 1.0)
+    fitted = fit(np.eye(CLASSES)[train][None], train)
+    assert score(fitted, np.eye(CLASSES)[test][None], test) == (1.0, 0.0, 1.0)
 
 
 def test_separable_clusters_are_read_without_error(rng):
     centres = 20 * rng.normal(size=(CLASSES, 8))
     train, test = labels_of(rng), labels_of(rng)
-    fitted = probe.fit(centres[train] + rng.normal(size=(2, COUNT, 8)), train)
-    assert fitted.score(centres[test] + rng.normal(size=(2, COUNT, 8)), test) == (1.0, 0.0, 1.0)
+    fitted = fit(centres[train] + rng.normal(size=(2, COUNT, 8)), train)
+    assert score(fitted, centres[test] + rng.normal(size=(2, COUNT, 8)), test) == (1.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_is_read_at_chance(seed):
     rng = np.random.default_rng(seed)
     train, test = labels_of(rng), labels_of(rng)
-    fitted = probe.fit(rng.normal(size=(1, COUNT, 8)), train)
+    fitted = fit(rng.normal(size=(1, COUNT, 8)), train)
     # whatever it guesses, each guess is right with probability 1/10: ten comparisons at 99.95 % each
     low, high = stats.binom.interval(0.9995, COUNT, 1 / CLASSES)
-    scores = fitted.score(rng.normal(size=(1, COUNT, 8)), test)
+    scores = score(fitted, rng.normal(size=(1, COUNT, 8)), test)
     for accuracy in (scores.linear, scores.neighbours):
         assert low <= accuracy * COUNT <= high
 
@@ -53,7 +62,7 @@ def test_codes_are_standardised(rng):
     def codes(labels):
         return np.column_stack([1e-4 * np.eye(CLASSES)[labels], 1e4 + 1e4 * rng.normal(size=(len(labels), 1))])[None]
 
-    linear, _, neighbours = probe.fit(codes(train), train).score(codes(test), test)
+    linear, _, neighbours = score(fit(codes(train), train), codes(test), test)
     assert linear == 1.0
     assert neighbours > 0.99  # one dimension of noise among eleven of unit variance
 
@@ -63,44 +72,77 @@ def test_the_strength_is_chosen_on_the_training_codes_alone(rng):
     signal = rng.normal(size=(CLASSES, 60))
     train = labels_of(rng, 200)
     codes = signal[train] * 0.25 + rng.normal(size=(1, 200, 60))
-    fitted = probe.fit(codes, train)
+    fitted = fit(codes, train)
     before = fitted.strength
     assert before < max(probe.STRENGTHS)
     # the split that is scored is given to `score` only, which changes nothing
-    first = fitted.score(codes[:, :100], train[:100])
-    fitted.score(rng.normal(size=(1, 500, 60)), labels_of(rng, 500))
-    assert fitted.score(codes[:, :100], train[:100]) == first
+    first = score(fitted, codes[:, :100], train[:100])
+    score(fitted, rng.normal(size=(1, 500, 60)), labels_of(rng, 500))
+    assert score(fitted, codes[:, :100], train[:100]) == first
     assert fitted.strength == before
 
 
 def test_the_strength_is_the_best_on_the_part_kept_aside(rng):
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import train_test_split
     from sklearn.preprocessing import StandardScaler
 
     train = labels_of(rng, 400)
     codes = rng.normal(size=(CLASSES, 30))[train] * 0.5 + rng.normal(size=(400, 30))
-    order = np.random.default_rng(0).permutation(400)
     standardised = StandardScaler().fit_transform(codes)
-    a, b, la, lb = train_test_split(
-        standardised[order], train[order], test_size=0.2, random_state=0, stratify=train[order]
-    )
-    scores = {s: LogisticRegression(C=s, max_iter=1000).fit(a, la).score(b, lb) for s in probe.STRENGTHS}
-    assert probe.fit(codes[None], train).strength == max(scores, key=scores.get)
+    a, b = (part.numpy() for part in probe.kept_aside(torch.from_numpy(train)))
+    scores = {
+        s: LogisticRegression(C=s, max_iter=10_000, tol=1e-8)
+        .fit(standardised[a], train[a])
+        .score(standardised[b], train[b])
+        for s in probe.STRENGTHS
+    }
+    assert fit(codes[None], train).strength == max(scores, key=scores.get)
+
+
+def test_a_fifth_of_each_class_is_kept_aside(rng):
+    labels = torch.from_numpy(np.repeat(np.arange(4), [500, 100, 20, 1]))
+    fitted, held = probe.kept_aside(labels)
+    assert sorted([*fitted.tolist(), *held.tolist()]) == list(range(len(labels)))
+    assert torch.bincount(labels[held], minlength=4).tolist() == [100, 20, 4, 0]
 
 
 @pytest.mark.parametrize("dims", [4, 30])
-def test_a_fit_that_starts_at_another_is_the_same_as_from_nothing(rng, dims):
+@pytest.mark.parametrize("strength", [0.001, 1.0, 100.0])
+@pytest.mark.parametrize("spread", [0.3, 1.0, 4.0])  # hardly told apart, and without an error
+def test_the_probe_is_scikit_learns(rng, dims, strength, spread):
     # both ways to the optimum: Newton's steps of few coefficients, a quasi-Newton method's of many
     from sklearn.linear_model import LogisticRegression
 
     train = labels_of(rng)
-    codes = rng.normal(size=(CLASSES, dims))[train] * 0.7 + rng.normal(size=(3, COUNT, dims))
-    fitted = probe.fit(codes, train)
-    for z, warm in zip((codes - fitted.mean) / fitted.scale, fitted.linear, strict=True):
-        cold = LogisticRegression(C=fitted.strength, max_iter=10_000, tol=1e-8).fit(z, train)
-        # convergence is asked for to 1e-4 of the gradient
-        assert np.abs(warm.predict_proba(z) - cold.predict_proba(z)).max() < 5e-3
+    drawn = spread * rng.normal(size=(CLASSES, dims))[train] + rng.normal(size=(4, COUNT, dims))
+    *codes, others = torch.from_numpy((drawn - drawn[0].mean(0)) / drawn[0].std(0))
+    codes = torch.stack(codes)
+    start = logistic.Logistic.zero(codes, CLASSES)
+    found = logistic.fit(codes, torch.from_numpy(train), codes.new_full((3,), strength), start)
+    again = logistic.fit(codes, torch.from_numpy(train), codes.new_full((3,), strength), found.one(0, 3))
+    for i, z in enumerate(codes.numpy()):
+        cold = LogisticRegression(C=strength, max_iter=10_000, tol=1e-8).fit(z, train)
+        for one in (found, again):
+            chance = one.logits(others.expand(3, -1, -1)).softmax(2)[i].numpy()
+            assert np.abs(chance - cold.predict_proba(others.numpy())).max() < 5e-3
+            assert (chance.argmax(1) == cold.predict(others.numpy())).mean() >= 0.999
+
+
+def test_neighbours_are_scikit_learns(rng):
+    from sklearn.neighbors import KNeighborsClassifier
+
+    train, test = labels_of(rng), labels_of(rng)
+    codes, others = (rng.normal(size=(1, COUNT, 3)) + 0.3 * a[:, None] for a in (train, test))
+    found = score(fit(codes, train), others, test).neighbours
+    scale = codes[0].std(0)
+    assert found == KNeighborsClassifier(5).fit(codes[0] / scale, train).score(others[0] / scale, test)
+
+
+def test_labels_may_be_any_numbers(rng):
+    train, test = labels_of(rng), labels_of(rng)
+    codes, others = (rng.normal(size=(1, COUNT, 3)) + 0.3 * a[:, None] for a in (train, test))
+    known = score(fit(codes, train), others, test)
+    assert score(fit(codes, 7 * train + 3), others, 7 * test + 3) == known
 
 
 @pytest.mark.parametrize(("of_image", "of_draw", "of_both"), [(1.0, 0.0, 1.0), (1.0, 0.5, 0.3), (0.2, 0.0, 1.0)])
@@ -110,7 +152,7 @@ def test_the_standard_error_covers_images_and_draws(rng, of_image, of_draw, of_b
     found, means = [], []
     for _ in range(2000):
         values = of_image * rng.normal(size=30) + of_draw * rng.normal(size=(5, 1)) + of_both * rng.normal(size=(5, 30))
-        found.append(probe.standard_error(values) ** 2)
+        found.append(probe.standard_error(torch.from_numpy(values)) ** 2)
         means.append(values.mean())
     known = of_image**2 / 30 + of_draw**2 / 5 + of_both**2 / 150
     assert 0.95 * known < np.mean(found) < 1.25 * known
@@ -118,7 +160,7 @@ def test_the_standard_error_covers_images_and_draws(rng, of_image, of_draw, of_b
 
 
 def test_fano_bounds_what_is_known():
-    labels = np.repeat(np.arange(10), 7)
+    labels = torch.arange(10).repeat_interleave(7)
     assert probe.fano(0.0, labels) == pytest.approx(0.1, abs=1e-6)
     assert probe.fano(math.log(10), labels) == 1.0
     # a channel that is symmetric attains the bound: right with probability a, any of the others with (1 - a) / 9
@@ -131,7 +173,7 @@ def test_fano_bounds_what_is_known():
 def test_the_same_codes_give_the_same_scores(rng):
     train, test = labels_of(rng), labels_of(rng)
     codes, others = rng.normal(size=(2, 2, COUNT, 4)) + np.stack([train, test])[:, None, :, None] * 0.2
-    assert probe.fit(codes, train).score(others, test) == probe.fit(codes, train).score(others, test)
+    assert score(fit(codes, train), others, test) == score(fit(codes, train), others, test)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -139,14 +181,12 @@ def test_codes_that_are_not_finite_are_refused(rng, value):
     codes = rng.normal(size=(1, 100, 2))
     codes[0, 3, 1] = value
     with pytest.raises(ValueError, match=r"NaN|infinity"):
-        probe.fit(codes, labels_of(rng, 100))
+        fit(codes, labels_of(rng, 100))
 
 
 def test_information_of_correlated_gaussians(rng):
     # z = B x + e with x standard: I = ln det(B B' + S) / 2 - ln det(S) / 2, up to the moments of 200,000 draws
     mixing, sigma = rng.normal(size=(3, 5)), np.array([0.5, 1.0, 0.2])
-    import torch
-
     mu = torch.from_numpy(rng.normal(size=(200_000, 5)) @ mixing.T)
     value = mi.gaussian(mu, torch.from_numpy(sigma).expand_as(mu))
     expected = 0.5 * (np.linalg.slogdet(mixing @ mixing.T + np.diag(sigma**2))[1] - np.log(sigma**2).sum())
@@ -155,8 +195,6 @@ def test_information_of_correlated_gaussians(rng):
 
 
 def test_active_units_are_those_whose_mean_moves(rng):
-    import torch
-
     scales = torch.tensor([1.0, 0.2, 0.05, 0.0])
     mu = torch.from_numpy(rng.normal(size=(2000, 4))).float() * scales + 5
     assert mi.active(mu) == 2
