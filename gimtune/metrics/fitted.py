@@ -10,19 +10,24 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu, pad
 
 from gimtune.algebra.seeds import generator
+from gimtune.metrics.view import View
 from gimtune.training import Adam
 
 _SLOPE = 0.2
 #: Widths and numbers of examples are multiples of it: the last few of an array would be rounded otherwise, and so
 #: depend on where a member stands.
 LANES = 16
+#: Numbers of samples that are worked on at a time: 256 MB.
+_NUMBERS = 2**26
+S = TypeVar("S", bound=tuple[Tensor, ...])
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,30 @@ def fit(
         if bool((waited >= budget.patience).all()):
             break
     return Stack.of(best), lowest
+
+
+def in_parts(
+    views: Sequence[View],
+    sampled: Callable[[View], S],
+    fitted: Callable[[Sequence[View], Sequence[S]], Sequence[T]],
+) -> list[T | str]:
+    """What is fitted to samples of each member, to as many at a time as memory holds; or why it is not."""
+    found: list[T | str] = ["samples are not finite"] * len(views)
+    rest = list(enumerate(views))
+    while rest:
+        some: list[tuple[int, S]] = []
+        numbers = 0
+        while rest and numbers < _NUMBERS:
+            i, view = rest.pop(0)
+            samples = sampled(view)
+            if finite(*samples):
+                some.append((i, samples))
+                numbers += sum(part.numel() for part in samples)
+        if some:
+            made = fitted([views[i] for i, _ in some], [samples for _, samples in some])
+            for (i, _), one in zip(some, made, strict=True):
+                found[i] = one
+    return found
 
 
 def minibatches(count: int, budget: Budget, key: str, device: torch.device) -> list[Tensor]:

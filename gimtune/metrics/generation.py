@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from gimtune.algebra.likelihoods import Likelihood
-from gimtune.metrics.fitted import LANES, Budget, Stack, finite, fit, minibatches, widened
+from gimtune.metrics.fitted import LANES, Budget, Stack, finite, fit, in_parts, minibatches
 from gimtune.metrics.measures import metric
+from gimtune.metrics.ruler import Scaled
 from gimtune.metrics.view import CHUNK, Estimate, View, undefined
 from gimtune.vocabulary import METRICS
 
@@ -30,8 +31,6 @@ from gimtune.vocabulary import METRICS
 BUDGET = Budget((64, 64), 500, batch=128, learning_rate=2e-3, patience=99)
 #: Pairs that an encoder is fitted to, one in five of which is held out, and pairs that it is scored on.
 _PAIRS, _HELD, _SCORED = 10_000, 5, 5000
-#: Numbers that are worked on at a time: 256 MB.
-_NUMBERS = 2**26
 _LEAST = -7.0
 
 
@@ -41,7 +40,7 @@ class Code(NamedTuple):
     Their means and deviations are the network's, and their correlations are the same for all images.
 
     Attributes:
-        mean, deviation: of the codes, by which the Gaussian dimensions are scaled.
+        mean, deviation: of the codes, by which the Gaussian dimensions are scaled, (d,), or of M members, (M, 1, d).
     """
 
     categories: int
@@ -55,10 +54,16 @@ class Code(NamedTuple):
         rest = z[:, categories:]
         return cls(categories, rest.mean(0), rest.std(0).clamp_min(1e-6))
 
+    @classmethod
+    def stacked(cls, codes: Sequence[Code]) -> Code:
+        """That of members whose codes are laid out alike."""
+        means, deviations = (torch.stack(part)[:, None] for part in zip(*(code[1:] for code in codes), strict=True))
+        return cls(codes[0].categories, means, deviations)
+
     @property
     def outputs(self) -> int:
         """Width of the network's output."""
-        return self.categories + 2 * len(self.mean)
+        return self.categories + 2 * self.mean.shape[-1]
 
     def log_prob(self, output: Tensor, z: Tensor, lower: Tensor | None = None) -> Tensor:
         """log q(z|x) of codes (..., k) given outputs of the network: (...,).
@@ -88,34 +93,17 @@ class Code(NamedTuple):
         return mean, log_sigma, (z[..., self.categories :] - self.mean) / self.deviation
 
 
-class Standardised(NamedTuple):
-    """Mean and deviation of pixels, (M, 1, k)."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    @classmethod
-    def of(cls, x: Tensor) -> Standardised:
-        """Of images (M, n, k)."""
-        deviation = x.std(1, keepdim=True)
-        return cls(x.mean(1, keepdim=True), torch.where(deviation > 0, deviation, 1.0))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Images (M, n, k), of mean 0 and deviation 1."""
-        return widened((x - self.mean) / self.deviation)
-
-
 class Auxiliary(NamedTuple):
     """An encoder of one member that was fitted to pairs of its generator."""
 
     code: Code
-    pixels: Standardised
+    pixels: Scaled
     stack: Stack
     lower: Tensor
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """log q(z|x) of pairs (n, pixels), (n, k): (n,), float64."""
-        output = self.stack(self.pixels(x[None]))[0]
+        output = self.stack(self.pixels.straight(x[None]))[0]
         return self.code.log_prob(output.double(), z.double(), self.lower)
 
 
@@ -126,24 +114,22 @@ class Pairs(NamedTuple):
     z: Tensor
 
 
-def _fitted(pairs: Sequence[Pairs], codes: Sequence[Code], sources: Sequence[torch.Generator]) -> list[Auxiliary]:
+def encoders(pairs: Sequence[Pairs], codes: Sequence[Code], sources: Sequence[torch.Generator]) -> list[Auxiliary]:
+    """One for the pairs of each member, fitted together."""
     held = torch.arange(len(pairs[0].x), device=pairs[0].x.device) % _HELD == _HELD - 1
     parts = [part[: len(part) - len(part) % LANES] for part in (torch.where(~held)[0], torch.where(held)[0])]
     x, held_x = (torch.stack([p.x[rows] for p in pairs]) for rows in parts)
     z, held_z = (torch.stack([p.z[rows] for p in pairs]) for rows in parts)
-    pixels = Standardised.of(x)
-    x, held_x = pixels(x), pixels(held_x)
+    pixels, both = Scaled.of(x), Code.stacked(codes)
+    x, held_x = pixels.straight(x), pixels.straight(held_x)
     rows = minibatches(x.shape[1], BUDGET, "pairs", x.device)
 
-    def values(output: Tensor, against: Tensor) -> Tensor:
-        return torch.stack([c.log_prob(o, z) for c, o, z in zip(codes, output, against, strict=True)])
-
     def loss(stack: Stack, step: int) -> Tensor:
-        return -values(stack(x[:, rows[step]]), z[:, rows[step]]).mean(1)
+        return -both.log_prob(stack(x[:, rows[step]]), z[:, rows[step]]).mean(1)
 
     def score(stack: Stack) -> Tensor:
         # row by row: a mean over many rows may be summed in another order than one over a single row
-        return torch.stack([-row.double().mean() for row in values(stack(held_x), held_z)])
+        return torch.stack([-row.double().mean() for row in both.log_prob(stack(held_x), held_z)])
 
     stack, _ = fit(Stack.start(x.shape[-1], codes[0].outputs, BUDGET, sources), loss, score, BUDGET)
     output = stack(held_x)
@@ -167,26 +153,11 @@ def _pairs(view: View, count: int, noisy: bool) -> Pairs:
 
 
 def _made(noisy: bool) -> Callable[[Sequence[View]], list[Auxiliary | str]]:
-    def make(views: Sequence[View]) -> list[Auxiliary | str]:
-        found: list[Auxiliary | str] = ["generated images are not finite"] * len(views)
-        rest = list(range(len(views)))
-        while rest:
-            some: list[tuple[int, Pairs]] = []
-            numbers = 0
-            while rest and numbers < _NUMBERS:
-                i = rest.pop(0)
-                pairs = _pairs(views[i].on("train"), _PAIRS, noisy)
-                if finite(*pairs):
-                    some.append((i, pairs))
-                    numbers += pairs.x.numel()
-            if some:
-                sources = [views[i].on("train").random("auxiliary", str(noisy)) for i, _ in some]
-                codes = [Code.of(views[i], pairs.z) for i, pairs in some]
-                for (i, _), made in zip(some, _fitted([p for _, p in some], codes, sources), strict=True):
-                    found[i] = made
-        return found
+    def fitted(views: Sequence[View], pairs: Sequence[Pairs]) -> list[Auxiliary]:
+        codes = [Code.of(view, p.z) for view, p in zip(views, pairs, strict=True)]
+        return encoders(pairs, codes, [v.on("train").random("auxiliary", str(noisy)) for v in views])
 
-    return make
+    return lambda views: in_parts(views, lambda view: _pairs(view.on("train"), _PAIRS, noisy), fitted)
 
 
 def _bound(view: View, noisy: bool) -> Estimate:

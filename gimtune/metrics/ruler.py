@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from gimtune.algebra.divergences import LN2, softplus
 from gimtune.metrics import flags
-from gimtune.metrics.fitted import Budget, Stack, finite, fit, minibatches, whole, widened
+from gimtune.metrics.fitted import Budget, Stack, finite, fit, in_parts, minibatches, whole, widened
 from gimtune.metrics.measures import metric
 from gimtune.metrics.view import Estimate, View, undefined
 from gimtune.vocabulary import METRICS
@@ -37,8 +37,6 @@ _POINTS, _CENTRES = 2000, 5000
 #: Deviations of the noise that smooths the mixture of posteriors, as multiples of the codes' own.
 _WIDTHS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
 _CHUNK = 250
-#: Numbers of one sample that are worked on at a time: 256 MB.
-_NUMBERS = 2**26
 _SUREST = 8.0
 _TEMPERS = torch.linspace(0, 1.25, 26, dtype=torch.float64)
 
@@ -73,21 +71,25 @@ class Whitened(NamedTuple):
 
 
 class Scaled(NamedTuple):
-    """Mean and deviation of two samples together, (M, 1, k)."""
+    """Mean and deviation of samples together, (M, 1, k)."""
 
     mean: Tensor
     deviation: Tensor
 
     @classmethod
-    def of(cls, q: Tensor, p: Tensor) -> Self:
+    def of(cls, *samples: Tensor) -> Self:
         """Of samples (M, n, k)."""
-        both = torch.cat([q, p], 1)
+        both = torch.cat(samples, 1)
         deviation = both.std(1, keepdim=True)
         return cls(both.mean(1, keepdim=True), torch.where(deviation > 0, deviation, 1.0))
 
-    def __call__(self, samples: Tensor) -> Tensor:
+    def straight(self, samples: Tensor) -> Tensor:
         """Samples (M, n, k), of mean 0 and deviation 1."""
-        return widened(((samples - self.mean) / self.deviation).asinh())
+        return widened((samples - self.mean) / self.deviation)
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """The same without long tails."""
+        return self.straight(samples).asinh()
 
 
 class Critic(NamedTuple):
@@ -191,26 +193,10 @@ def _trained(
 ) -> Callable[[Sequence[View]], list[Critic | str]]:
     """Critics of all views, or why there is none of one."""
 
-    def make(views: Sequence[View]) -> list[Critic | str]:
-        found: list[Critic | str] = ["samples of the training split are not finite"] * len(views)
-        rest = list(enumerate(views))
-        while rest:
-            some: list[tuple[int, Samples]] = []
-            numbers = 0
-            while rest and numbers < _NUMBERS:
-                i, view = rest.pop(0)
-                samples = sampled(view)
-                if finite(*samples):
-                    some.append((i, samples))
-                    numbers += sum(part.numel() for part in samples)
-            if some:
-                sources = [views[i].on("train").random("ruler", key) for i, _ in some]
-                made = critics([s for _, s in some], scale, sources, budget)
-                for (i, _), critic in zip(some, made, strict=True):
-                    found[i] = critic
-        return found
+    def fitted(views: Sequence[View], samples: Sequence[Samples]) -> list[Critic]:
+        return critics(samples, scale, [v.on("train").random("ruler", key) for v in views], budget)
 
-    return make
+    return lambda views: in_parts(views, sampled, fitted)
 
 
 @metric(METRICS["latent_js"])
