@@ -313,8 +313,10 @@ _metrics: dict[str, Metric] = {
 METRICS: Mapping[str, Metric] = MappingProxyType(_metrics)
 
 
-#: Metrics that are measured as a member ends, since a network is fitted for them (``metrics.ruler``).
-LATE = frozenset({"latent_js", "data_js", "latent_kl", "mi_p", "mi_p_mean"})
+#: Metrics that a network or a density is fitted for, by the setting ``metrics.ruler``.
+FITTED = frozenset({"latent_js", "data_js", "latent_kl", "mi_p", "mi_p_mean"})
+#: Metrics that are measured as a member ends, unless ``metrics.ruler`` is ``always``.
+LATE = FITTED | {"fid_expost"}
 
 
 def declare(metrics: Iterable[Metric]) -> None:

@@ -133,7 +133,7 @@ def test_the_floor_compares_training_images(small, pack):
 
 
 def test_distances_come_with_their_errors(small, pack):
-    row = measured(pack, small, ("validation",))
+    row = measured(pack, small, ("validation", "test"))
     for key in ("fid", "fid_expost", "kid"):
         assert 0 < row[f"{key}_se"] < row[key], key
     assert 0 <= row["precision"] <= 1

@@ -151,6 +151,8 @@ class View:
         """
         if not self.prior.density:
             return f"a mixture of Gaussians does not describe the codes of a {self.prior.name} prior"
+        if self.early:
+            return self.early
         fitted = self.together(
             "mixture", lambda views: mixture.fit([v.training.z for v in views], [v.member.seed for v in views])
         )
@@ -248,12 +250,16 @@ class View:
         return generator(self.data.device, self.member.seed, *key, self.split)
 
     @property
-    def postponed(self) -> str:
+    def early(self) -> str:
         """Why what takes long is not measured now, or nothing: at a member's end it is, and where a study wants it."""
-        when = self.member.metrics.get("ruler", "end")
-        if when == "never":
-            return "not measured (metrics.ruler=never)"
-        return "" if self.final or when == "always" else "measured when a member ends (metrics.ruler)"
+        always = self.member.metrics.get("ruler") == "always"
+        return "" if self.final or always else "measured when a member ends (metrics.ruler)"
+
+    @property
+    def postponed(self) -> str:
+        """The same of what a network is fitted for, which a study may do without."""
+        never = self.member.metrics.get("ruler") == "never"
+        return "not measured (metrics.ruler=never)" if never else self.early
 
     def on(self, split: str) -> View:
         """The same member on another split, ``train`` for what is fitted."""

@@ -109,7 +109,7 @@ class Metrics(_Section):
         description="images generated for a distance from those of the split"
     )
     ruler: Literal["end", "always", "never"] = Field(
-        description="when divergences and information are measured by fresh networks: as a member ends, always or never"
+        description="when fresh networks measure divergences and information: as a member ends, always or never"
     )
     probe_samples: Annotated[int, Field(ge=50)] = Field(description="training codes for the probes, at most")
 
