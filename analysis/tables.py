@@ -94,6 +94,7 @@ def front_table(
     *,
     most: int,
     contribution: bool = False,
+    shares: bool = False,
 ) -> Table:
     """The rows of a front: what they are, objectives, further metrics, and the objectives on the test split.
 
@@ -101,13 +102,14 @@ def front_table(
         context: the further metrics.
         first: columns before the setting.
         most: rows, the best of the first objective.
-        contribution: what the hypervolume loses with each, a mark at the knee, and ``front_share`` where it is known.
+        contribution: what the hypervolume loses with each, and a mark at the knee.
+        shares: ``front_share``, where it is known.
     """
     rows, extra = best.rows, []
     if contribution and 0 < len(rows) <= _CONTRIBUTIONS:
         lost = contributions(best)
         rows, extra = rows.assign(contribution=lost["hypervolume"], _knee=lost["knee"]), ["contribution"]
-    if contribution and "front_share" in rows:
+    if shares and "front_share" in rows:
         extra = [*extra, "front_share"]
     what = setting(rows, *first)
     tests = {f"test_{key}": way for key, way in best.objectives.items()}
@@ -117,7 +119,7 @@ def front_table(
     cells: list[list[Cell]] = []
     notes: dict[str, None] = {}
     for i, row in zip(rows.index[:most], rows.head(most).to_dict("records"), strict=True):
-        line = {key: cell(row.get(key)) for key in keys}
+        line = {key: with_error(row, key) if key in ways else cell(row.get(key)) for key in keys}
         if "trial" in line:
             line["trial"] = line["trial"]._replace(point=int(i))
         line["model"] = line["model"]._replace(marks=marks(row))
@@ -168,6 +170,14 @@ def cell(value: Value) -> Cell:
     """A value as a cell."""
     key = float(np.clip(value, -1e308, 1e308)) if isinstance(value, int | float) and not pd.isna(value) else None
     return Cell(number(value), key)
+
+
+def with_error(row: Mapping[Any, Value], key: str) -> Cell:
+    """A value with its standard error, where it has one."""
+    found, error = cell(row.get(key)), row.get(f"{key}_se")
+    if not isinstance(error, float) or pd.isna(error) or found.key is None:
+        return found
+    return found._replace(text=f"{found.text} \u00b1 {error:.1g}")
 
 
 def marks(row: Mapping[Any, Value]) -> tuple[Mark, ...]:

@@ -21,7 +21,7 @@ from scipy import stats
 from gimtune.analysis.__main__ import main
 from gimtune.analysis.export.report import print_verdicts
 from gimtune.analysis.statistics import claims as module
-from gimtune.analysis.statistics.claims import PROBES, claims
+from gimtune.analysis.statistics.claims import PROBES, at_budgets, claims
 from gimtune.analysis.statistics.configurations import MEASURED, average, redrawn
 from gimtune.analysis.statistics.inference import (
     decidable,
@@ -294,6 +294,28 @@ def test_both_probes_have_verdicts() -> None:
     assert (str(other["e_overall"].verdict), other["e_overall"].with_means) == ("undecided", "holds")
     with pytest.raises(ValueError, match="probe knn: allowed: probe_codes, probe_means"):
         claims(trials, GENERATOR(0), probe="knn")
+
+
+def test_a_probe_that_was_not_measured_is_not_undecided() -> None:
+    trials = world("large").drop(columns=["probe_means", "test_probe_means"], errors="ignore")
+    found = {c.key: c.with_means for c in claims(trials, GENERATOR(0), redraws=0).claims}
+    assert found["e_overall"] == "not measured"
+    assert found["b_fid"] != "not measured"  # it asks no probe
+
+
+def test_verdicts_stand_at_two_budgets_and_those_that_turn_are_named() -> None:
+    trials = world("large")
+    plain = {key.removeprefix("test_"): trials[key] for key in trials if key.startswith("test_")}
+    whole = trials.assign(**plain)
+    half = whole.assign(probe_codes=GENERATOR(0).normal(size=len(trials)))
+    found = at_budgets(claims(trials, GENERATOR(0), redraws=0, beside=False), half, whole)
+    told = {c.key: (c.at_half, c.at_whole) for c in found.claims}
+    assert told["e_overall"] == ("undecided", "holds")
+    assert len({*told["b_fid"]}) == 1
+    (line,) = [x for x in shown(found) if x.startswith("On the validation split at half of the budget")]
+    assert "(e) MI ranks probe accuracy, across models: undecided, then holds" in line
+    same = at_budgets(found, whole, whole)
+    assert any("every verdict is the same at half of the budget" in x for x in shown(same))
 
 
 def test_models_that_had_not_levelled_off_are_not_spoken_of() -> None:

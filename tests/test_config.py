@@ -22,6 +22,7 @@ BAD = [
     (["data=cifar"], "data=cifar", "digits, fashion_mnist, mnist"),
     (["budget.epoch=3"], "budget.epoch", "budget.epochs"),
     (["+colour=red"], "colour", "allowed are name"),
+    (["objectives={fid: min, mi_p: max}", "metrics.ruler=never"], "objectives.mi_p with metrics.ruler", "end, always"),
     (["budget.epochs=0"], "budget.epochs=0", "greater than 0"),
     (["budget.epochs=ten"], "budget.epochs='ten'", "integer"),
     (["models=[vea]"], "models=vea", "vae"),

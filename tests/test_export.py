@@ -13,6 +13,7 @@ from gimtune.analysis import front
 from gimtune.analysis.export import references
 from gimtune.analysis.export.latex import escape, front_table
 from gimtune.analysis.export.references import ALWAYS, SEARCH, bibliography, entries, keys
+from gimtune.analysis.tables import with_error
 from gimtune.results.load import Study, load
 from gimtune.results.store import Store
 from gimtune.study.schema import SEQUENTIAL
@@ -82,6 +83,13 @@ def test_sources_that_are_none_are_left_out(tmp_path: Path, sources: str) -> Non
     with Store(tmp_path / "study.db", create=True) as store:
         store.annotate(sources=sources)
     assert {*keys(ALWAYS)} <= cited(load(tmp_path))
+
+
+def test_values_stand_with_their_errors() -> None:
+    row = {"fid": 12.345, "fid_se": 0.678, "probe_codes": 0.9, "probe_codes_se": float("nan"), "kid_se": 1.0}
+    assert [with_error(row, key).text for key in ("fid", "probe_codes", "kid")] == ["12.35 \u00b1 0.7", "0.9", "-"]
+    assert escape(with_error(row, "fid").text) == r"12.35 $\pm$ 0.7"
+    assert with_error(row, "fid").key == 12.345
 
 
 def test_a_latex_table_has_its_columns_and_no_commands_of_others(tmp_path: Path) -> None:

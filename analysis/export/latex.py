@@ -16,6 +16,7 @@ _ESCAPED = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "\n": " ",
+        "\u00b1": r"$\pm$",
     }
 )
 _ARROWS = {Direction.MIN: r" $\downarrow$", Direction.MAX: r" $\uparrow$"}
@@ -26,9 +27,10 @@ _MEANINGS = {"collapsed": "collapsed posterior", "flagged": "a divergence whose 
 def front_table(front: Front) -> str:
     """The rows of a front: what they are, their objectives on the validation split, and the same on the test split.
 
-    It wants ``\\usepackage{booktabs}``. An asterisk marks a collapsed posterior, a dagger a flagged divergence.
+    It wants ``\\usepackage{booktabs}``. Values have their standard errors, and points the share of draws in which they
+    are on the front, where these are known. An asterisk marks a collapsed posterior, a dagger a flagged divergence.
     """
-    table = tables.front_table(front, first=(), most=len(front.rows))
+    table = tables.front_table(front, first=(), most=len(front.rows), shares=True)
     heads = [escape(column.head) + _ARROWS.get(column.direction, "") for column in table.columns]
     lines, seen = [], set()
     for row in table.rows:

@@ -19,12 +19,13 @@ from gimtune.analysis.figures.gallery import FIGURES
 from gimtune.analysis.page.comparison import compared
 from gimtune.analysis.page.page import page
 from gimtune.analysis.statistics.attainment import with_shares
-from gimtune.analysis.statistics.claims import claims
+from gimtune.analysis.statistics.claims import at_budgets, claims
 from gimtune.analysis.statistics.verdicts import Verdict, Verdicts, between, chosen_by_results, corrected
 from gimtune.analysis.tables import CONTEXT, failure_table, front_table, group_table, group_tables
 from gimtune.analysis.terminal import bare_table, front_title, rendered
 from gimtune.analysis.text import number, plain
 from gimtune.files import replacing
+from gimtune.results.budget import at_budget
 from gimtune.results.load import Study, load, pooled
 from gimtune.results.pareto import OBJECTIVES, Front, front, fronts_by
 from gimtune.results.tally import levelling
@@ -81,7 +82,7 @@ def write_report(
     Raises:
         ValueError, OSError: as `load` and `page`, or the folder cannot be written.
     """
-    studies = [run if isinstance(run, Study) else load(run, reports=False) for run in runs]
+    studies = [run if isinstance(run, Study) else load(run) for run in runs]
     text = page(studies, [_verdicts(study, only) for study in studies], objectives, only=only)
     path = studies[0].run / "report.html"
     _write(path, lambda part: part.write_text(text, encoding="utf-8"))
@@ -134,7 +135,7 @@ def print_front(
         console.print(Text(f"note: {still}"), soft_wrap=True)
     # what varies beside takes the room of the context
     context = CONTEXT if console.width >= _WIDE + 12 * len(study.varied) else ()
-    table = front_table(best, context, most=_ROWS)
+    table = front_table(best, context, most=_ROWS, shares=True)
     console.print(rendered(table, front_title(table)))
     reference = ", ".join(f"{key} {number(value)}" for key, value in best.reference.items())
     console.print(f"hypervolume {number(best.hypervolume)} from the reference point {reference}", highlight=False)
@@ -187,6 +188,12 @@ def print_verdicts(verdicts: Verdicts, console: Console) -> None:
         table.add_row(f"({claim.key[0]})", claim.statement, verdict, *numbers, p, str(claim.models))
     if measured:
         console.print(table)
+    if any(claim.at_half for claim in measured):
+        turned = [
+            f"({c.key[0]}) {c.statement}: {c.at_half}, then {c.at_whole}" for c in measured if c.at_half != c.at_whole
+        ]
+        told = "; ".join(turned) or "every verdict is the same at half of the budget"
+        console.print(Text(f"On the validation split at half of the budget and at all of it: {told}"), soft_wrap=True)
     if missing := Counter(claim.key[0] for claim in verdicts.claims if pd.isna(claim.value)):
         which = ", ".join(f"({key})" + (f" x {count}" if count > 1 else "") for key, count in missing.items())
         head = "" if measured else f"Claims, on the {verdicts.split} split. "
@@ -202,7 +209,11 @@ def print_verdicts(verdicts: Verdicts, console: Console) -> None:
 
 def _verdicts(study: Study, only: Mapping[str, str] | None) -> Verdicts:
     """The same in every reading of the same study."""
-    return claims(study.trials, np.random.default_rng(0), only=only, adaptive=chosen_by_results(study))
+    adaptive = chosen_by_results(study)
+    found = claims(study.trials, np.random.default_rng(0), only=only, adaptive=adaptive)
+    if adaptive or study.reports.empty:
+        return found
+    return at_budgets(found, at_budget(study, 0.5).trials, at_budget(study, 1).trials, only)
 
 
 def conclude(run: Path, objectives: Mapping[str, str], console: Console) -> int:

@@ -100,7 +100,9 @@ def page(
         has_areas=data["difference"] is not None,
         drawn=drawn_of(best, drawn),
         front_table=_titled(
-            front_table(with_shares(best, np.random.default_rng(0)), CONTEXT, first, most=ROWS, contribution=True)
+            front_table(
+                with_shares(best, np.random.default_rng(0)), CONTEXT, first, most=ROWS, contribution=True, shares=True
+            )
         ),
         groups=[*group_tables(trials, best, only, *(first[1:]), most=ROWS)],
         differences=[words for _, words in differences],

@@ -125,11 +125,45 @@ def claims(
             means = judged(kept, other, 0)[0]
             more = judged(everyone, probe, 0)[0] if len(everyone) > len(kept) else [None] * len(means)
             answers = [
-                claim._replace(with_means=str(a.verdict), with_left_out="" if b is None else str(b.verdict))
+                claim._replace(with_means=beside_it(a), with_left_out="" if b is None else beside_it(b))
                 for claim, a, b in zip(answers, means, more, strict=True)
             ]
     counts = (len(study.models), int(study.trials.sum()), len(study))
     return Verdicts(tuple(answers), split, probe, level, tests, *counts, budget, left, refused)
+
+
+def at_budgets(
+    verdicts: Verdicts, half: pd.DataFrame, whole: pd.DataFrame, only: Mapping[str, str] | None = None
+) -> Verdicts:
+    """Verdicts with those at half of the budget and at all of it beside them, on the validation split.
+
+    Args:
+        half, whole: the trials at either budget, as of `gimtune.results.budget.at_budget`.
+        only: as of `claims`.
+    """
+
+    def told(trials: pd.DataFrame) -> list[str]:
+        # the same draws for both, and not those of the verdicts that they stand beside
+        source = np.random.default_rng(1)
+        found = claims(
+            trials,
+            source,
+            split="validation",
+            probe=verdicts.probe,
+            only=only,
+            level=verdicts.level,
+            redraws=0,
+            beside=False,
+        )
+        return [beside_it(claim) for claim in found.claims]
+
+    both = zip(verdicts.claims, told(half), told(whole), strict=True)
+    return verdicts._replace(claims=tuple(c._replace(at_half=a, at_whole=b) for c, a, b in both))
+
+
+def beside_it(claim: Claim) -> str:
+    """A claim's verdict as it is told beside another."""
+    return "not measured" if math.isnan(claim.value) else str(claim.verdict)
 
 
 def _judged(
@@ -160,12 +194,12 @@ def _judged(
     able = decidable(least, 1 - level)
     tests = sum(able)
     adjusted = iter(holm([m[2].p for m, can in zip(measured, able, strict=True) if can and not isinstance(m, str)]))
-    answers = []
+    answers, nowhere = [], ("",) * 4
     for (key, statement, measure), can, one in zip(_CLAIMS, able, measured, strict=True):
         if isinstance(one, str):
             nothing = (math.nan,) * 7
             unknown = (key, statement, Verdict.UNDECIDED, measure.effect, measure.unit)
-            answers.append(Claim(*unknown, *nothing, 0, 0, 0, "", "", one))
+            answers.append(Claim(*unknown, *nothing, 0, 0, 0, *nowhere, one))
             continue
         on, found, answer = one
         here = found.models()
@@ -187,7 +221,7 @@ def _judged(
         seeds = _of_seeds(found.values(), level)
         shown = (math.nan, math.nan) if refused else p
         effect = (answer.value, answer.low, answer.high, *seeds, *shown)
-        answers.append(Claim(key, statement, verdict, measure.effect, measure.unit, *effect, *counts, "", "", note))
+        answers.append(Claim(key, statement, verdict, measure.effect, measure.unit, *effect, *counts, *nowhere, note))
     return answers, study, tests
 
 

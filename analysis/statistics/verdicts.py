@@ -36,6 +36,8 @@ class Claim(NamedTuple):
         models, trials, configurations: that entered.
         with_means: the verdict by the probe on posterior means.
         with_left_out: the verdict with collapsed, stopped and diverged members that have numbers.
+        at_half, at_whole: the verdicts on the validation split at half of the budget and at all of it, by the members'
+            evaluations on their way; empty where there are none.
         note: a sentence with the numbers, or with the reason why there is no verdict.
     """
 
@@ -56,6 +58,8 @@ class Claim(NamedTuple):
     configurations: int
     with_means: str
     with_left_out: str
+    at_half: str
+    at_whole: str
     note: str
 
 

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from gimtune.results import mirror
 from gimtune.study import space
 from gimtune.study.messages import ConfigError, allowed, close
-from gimtune.vocabulary import LATE, METRICS, Direction
+from gimtune.vocabulary import FITTED, LATE, METRICS, Direction
 
 #: Samplers that decide as results come in.
 SEQUENTIAL = ("tpe", "nsga2", "gp")
@@ -242,6 +242,10 @@ def validated(content: Any) -> Config:
             space.check(f"space.{key}", value)
         except ValueError as error:
             raise ConfigError(str(error)) from None
+    if config.metrics.ruler == "never" and (without := sorted(FITTED & set(config.objectives))):
+        raise ConfigError(
+            f"objectives.{without[0]} with metrics.ruler=never: it is not measured; allowed are end, always"
+        )
     late = sorted(LATE & set(config.objectives))
     if late and config.scheduler.name != "fifo" and config.metrics.ruler == "end":
         raise ConfigError(
