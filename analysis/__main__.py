@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from gimtune.analysis.export.report import export, print_comparison, print_front, write_report
+from gimtune.analysis.export.report import export, print_comparison, print_front, verdicts_of, write_report
 from gimtune.analysis.status import standing
 from gimtune.analysis.text import plain
 from gimtune.analysis.watch import render, watch
@@ -85,8 +85,9 @@ def _report(studies: list[Study], console: Console, asked: Mapping[str, str], on
         print_comparison(studies, console, objectives, only=only)
         console.print(Text(str(path)), soft_wrap=True)
     else:
-        paths = export(studies[0], objectives, only=only)
-        print_front(studies[0], console, objectives, only=only, paths=paths)
+        verdicts = verdicts_of(studies[0], only)
+        paths = export(studies[0], objectives, only=only, verdicts=verdicts)
+        print_front(studies[0], console, objectives, only=only, paths=paths, verdicts=verdicts)
 
 
 if __name__ == "__main__":

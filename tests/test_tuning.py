@@ -18,7 +18,7 @@ from helpers import CLOCK, member
 from gimtune import analysis
 from gimtune.results import mirror
 from gimtune.results.store import Store
-from gimtune.tuning.packs import packs, rows_of
+from gimtune.tuning.packs import longest_first, packs, rows_of
 from gimtune.vocabulary import METRICS, Member
 
 STUDY = [
@@ -377,11 +377,35 @@ def test_packs_hold_members_that_can_share_a_program():
     assert any(len({m.prior["scale"] for m in pack}) == 2 for pack in made)
 
 
-def test_automatic_packs_are_for_small_networks():
-    small = [member("vae", seed=s) for s in range(20)]
+def test_automatic_packs_hold_what_belongs_together_in_even_parts():
+    image = (1, 8, 8)
+    twenty, five = ([member(model, seed=s) for s in range(n)] for model, n in (("vae", 20), ("ae", 5)))
+
+    def sizes(planned, **options):
+        return [len(p) for p in packs(planned, "auto", image, **options)]
+
+    assert sizes(twenty) == [20]
+    assert sizes([*twenty, *five]) == [20, 5]
+    # every worker has a pack, and none is left with a rest
+    assert sizes(twenty, workers=3) == [7, 6, 7]
+    assert sizes([*twenty, *five], workers=3) == [10, 10, 2, 3]
+    assert sizes(five, workers=64) == [1] * 5
+    made = packs([*twenty, *five], "auto", image, workers=3)
+    assert [m.trial for pack in made for m in pack] == [m.trial for m in (*twenty, *five)]
+
+
+def test_a_network_that_keeps_a_processor_busy_is_alone_on_it_and_a_gpu_takes_what_its_memory_does():
     large = [member("vae", seed=s, network={"name": "mlp", "hidden": [512, 512]}) for s in range(3)]
-    assert [len(p) for p in packs(small, "auto", (1, 8, 8))] == [8, 8, 4]
     assert [len(p) for p in packs(large, "auto", (1, 28, 28))] == [1, 1, 1]
+    assert [len(p) for p in packs(large, "auto", (1, 28, 28), "cuda")] == [3]
+    # 300 million weights, of which there are five copies: 6 GB each
+    huge = [member("vae", seed=s, network={"name": "mlp", "hidden": [12_000, 12_000]}) for s in range(3)]
+    assert [len(p) for p in packs(huge, "auto", (1, 28, 28), "cuda")] == [1, 1, 1]
+
+
+def test_the_longest_packs_are_started_first():
+    groups = [[member(model, seed=s) for s in range(n)] for model, n in (("vae", 3), ("alice", 2), ("aae", 1))]
+    assert [pack[0].model for pack in longest_first(groups)] == ["alice", "vae", "aae"]
 
 
 def test_ray_sees_the_best_of_a_pack():

@@ -35,6 +35,7 @@ from gimtune.vocabulary import Status
 _WIDE = 110
 _FAILURES = 20
 _ROWS = 100
+_DECIDED = (Verdict.HOLDS, Verdict.DOES_NOT_HOLD)
 _COLOURS = {Verdict.HOLDS: "green", Verdict.DOES_NOT_HOLD: "red", Verdict.UNDECIDED: "dim", Verdict.TOO_FEW: "dim"}
 
 
@@ -43,8 +44,14 @@ def export(
     objectives: Mapping[str, str] | Iterable[str] = OBJECTIVES,
     *,
     only: Mapping[str, str] | None = None,
+    verdicts: Verdicts | None = None,
 ) -> dict[str, Path]:
     """Write a study's tables and figures into its folder, each whole or not at all; return their paths.
+
+    Args:
+        run: a study, or its folder.
+        objectives, only: as of `front`.
+        verdicts: the study's `verdicts_of`, where they are known.
 
     ``trials.parquet`` is written even if the front is refused, and ``claims.csv`` has the verdicts' numbers in words.
 
@@ -57,8 +64,8 @@ def export(
     _write(table, lambda part: study.trials.to_parquet(part, index=False))
     best = with_shares(front(study.trials, objectives, only=only), np.random.default_rng(0))
     _write(csv, lambda part: best.rows.to_csv(part, index=False))
-    verdicts = _verdicts(study, only)
-    _write(answers, lambda part: verdicts.table().to_csv(part, index=False))
+    told = verdicts or verdicts_of(study, only)
+    _write(answers, lambda part: told.table().to_csv(part, index=False))
     for name, write in {
         "front.parquet": lambda part: best.rows.to_parquet(part, index=False),
         "front.tex": lambda part: part.write_text(latex.front_table(best), encoding="utf-8"),
@@ -67,7 +74,7 @@ def export(
         paths[f"tables/{name}"] = study.run / "tables" / name
         _write(study.run / "tables" / name, write)
     paths |= _export_figures(best, study.run)
-    paths["report.html"] = write_report([study], objectives, only=only)
+    paths["report.html"] = write_report([study], objectives, only=only, verdicts=[told])
     return paths
 
 
@@ -76,6 +83,7 @@ def write_report(
     objectives: Mapping[str, str] | Iterable[str] = OBJECTIVES,
     *,
     only: Mapping[str, str] | None = None,
+    verdicts: Sequence[Verdicts] = (),
 ) -> Path:
     """Write ``report.html`` into the first run's folder, on all of the runs, whole or not at all; return its path.
 
@@ -83,7 +91,8 @@ def write_report(
         ValueError, OSError: as `load` and `page`, or the folder cannot be written.
     """
     studies = [run if isinstance(run, Study) else load(run) for run in runs]
-    text = page(studies, [_verdicts(study, only) for study in studies], objectives, only=only)
+    told = verdicts or [verdicts_of(study, only) for study in studies]
+    text = page(studies, told, objectives, only=only)
     path = studies[0].run / "report.html"
     _write(path, lambda part: part.write_text(text, encoding="utf-8"))
     return path
@@ -126,6 +135,7 @@ def print_front(
     *,
     only: Mapping[str, str] | None = None,
     paths: Mapping[str, Path] | None = None,
+    verdicts: Verdicts | None = None,
 ) -> None:
     """Print the front, its hypervolume, those by model and by prior, what was left out, the verdicts and `paths`."""
     best = with_shares(front(study.trials, objectives, only=only), np.random.default_rng(0))
@@ -148,7 +158,7 @@ def print_front(
     failures = study.trials[study.trials["status"].isin([Status.FAILED, Status.DIVERGED])]
     if len(failures):
         console.print(rendered(failure_table(failures, most=_FAILURES), ragged=True))
-    print_verdicts(_verdicts(study, only), console)
+    print_verdicts(verdicts or verdicts_of(study, only), console)
     for path in dict.fromkeys(
         p.parent if p.parent.name in ("figures", "tables") else p for p in (paths or {}).values()
     ):
@@ -189,11 +199,10 @@ def print_verdicts(verdicts: Verdicts, console: Console) -> None:
     if measured:
         console.print(table)
     if any(claim.at_half for claim in measured):
-        turned = [
-            f"({c.key[0]}) {c.statement}: {c.at_half}, then {c.at_whole}" for c in measured if c.at_half != c.at_whole
-        ]
-        told = "; ".join(turned) or "every verdict is the same at half of the budget"
-        console.print(Text(f"On the validation split at half of the budget and at all of it: {told}"), soft_wrap=True)
+        turned = [c for c in measured if c.at_half != c.at_whole and {c.at_half, c.at_whole} & {*_DECIDED}]
+        told = "; ".join(f"({c.key[0]}) {c.statement}: {c.at_half}, then {c.at_whole}" for c in turned)
+        head = "On the validation split, at half of the budget and at all of it:"
+        console.print(Text(f"{head} {told or 'no verdict turns'}"), soft_wrap=True)
     if missing := Counter(claim.key[0] for claim in verdicts.claims if pd.isna(claim.value)):
         which = ", ".join(f"({key})" + (f" x {count}" if count > 1 else "") for key, count in missing.items())
         head = "" if measured else f"Claims, on the {verdicts.split} split. "
@@ -207,13 +216,14 @@ def print_verdicts(verdicts: Verdicts, console: Console) -> None:
     console.print(Text(f"from {total}; left out: {left}"))
 
 
-def _verdicts(study: Study, only: Mapping[str, str] | None) -> Verdicts:
-    """The same in every reading of the same study."""
+def verdicts_of(study: Study, only: Mapping[str, str] | None = None) -> Verdicts:
+    """A study's verdicts, the same in every reading; where it has reports, with those at half of the budget."""
     adaptive = chosen_by_results(study)
     found = claims(study.trials, np.random.default_rng(0), only=only, adaptive=adaptive)
     if adaptive or study.reports.empty:
         return found
-    return at_budgets(found, at_budget(study, 0.5).trials, at_budget(study, 1).trials, only)
+    half = at_budget(study, 0.5).trials
+    return found if half.empty else at_budgets(found, half, at_budget(study, 1).trials, only)
 
 
 def conclude(run: Path, objectives: Mapping[str, str], console: Console) -> int:
@@ -225,8 +235,9 @@ def conclude(run: Path, objectives: Mapping[str, str], console: Console) -> int:
     study = load(run)
     failed = study.trials[study.trials["status"].isin([Status.FAILED, Status.DIVERGED])]
     try:
-        paths = export(study, objectives)
-        print_front(study, console, objectives, paths=paths)
+        verdicts = verdicts_of(study)
+        paths = export(study, objectives, verdicts=verdicts)
+        print_front(study, console, objectives, paths=paths, verdicts=verdicts)
     except ValueError as error:
         console.print(Text(f"no front: {error}"), soft_wrap=True)
         for row in failed.to_dict("records"):

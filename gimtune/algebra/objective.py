@@ -113,7 +113,12 @@ class Objective:
     @property
     def small(self) -> bool:
         """One member leaves a processor idle, so that several are worth packing."""
-        return sum(p.numel() for module in self.modules.values() for p in module.parameters()) < _SMALL
+        return sum(p.numel() for p in self.weights) < _SMALL
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Every weight's shape, as a tensor of the networks and critics of one member."""
+        return [p for module in self.modules.values() for p in module.parameters()]
 
     def initial(self, seed: int, device: torch.device) -> dict[str, dict[str, Tensor]]:
         """A member's weights. Each module has a stream of its own: a critic does not change the encoder's start."""

@@ -41,7 +41,8 @@ def at_budget(study: Study, share: float) -> Study:
         for trial in study.trials.to_dict("records")
         if (row := _row(trial, evaluations.get(str(trial["trial"])), share)) is not None
     ]
-    trials = pd.DataFrame(found, columns=study.trials.columns).astype(_kinds(study.trials))
+    # in one piece: converted column by column it stays in as many
+    trials = pd.DataFrame(found, columns=study.trials.columns).astype(_kinds(study.trials)).copy()
     trials.attrs = dict(study.trials.attrs)
     epochs = float(study.meta.get("epochs", "nan"))
     meta = study.meta if math.isnan(epochs) else {**study.meta, "epochs": f"{int(share * epochs)}"}

@@ -31,7 +31,7 @@ from gimtune.study.machine import check_storage
 from gimtune.study.messages import ConfigError
 from gimtune.study.schema import SEQUENTIAL, Config
 from gimtune.training import pack_name
-from gimtune.tuning.packs import Pack, most
+from gimtune.tuning.packs import Pack, asked, longest_first
 from gimtune.tuning.plan import Plan
 from gimtune.vocabulary import ENDED, Member, Metric
 
@@ -189,7 +189,7 @@ def _run(plan: Plan, run: Path, store: Store, console: Console) -> None:
     """Ray Tune over the packs that have not ended."""
     config, data, sequential, total = plan.config, plan.data, plan.sequential, plan.total
     statuses = store.statuses()
-    todo = [pack for pack in plan.packs if any(statuses[m.trial] not in ENDED for m in pack)]
+    todo = longest_first(pack for pack in plan.packs if any(statuses[m.trial] not in ENDED for m in pack))
     if not todo and len(statuses) == total:
         return
     from ray import tune
@@ -264,7 +264,7 @@ def _searcher(plan: Plan, todo: list[Pack], run: Path, recorder: Any) -> Any:
         begin,
         Proposals(config, run, known),
         plan.total - len(known),
-        lambda first: most(first, config.resources.members, plan.data.image, plan.device),
+        lambda first: asked(first, config.resources.members, plan.data.image, plan.device),
     )
 
 

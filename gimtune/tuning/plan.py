@@ -27,6 +27,9 @@ from gimtune.tuning.mo_asha import make_rungs
 from gimtune.tuning.packs import Pack, packs
 from gimtune.vocabulary import Member
 
+#: Workers that a cluster is taken to have when packs are made.
+_CLUSTER = 32
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -93,8 +96,22 @@ def preflight(config: Config) -> Plan:
         check(config)
     data = _data(config)
     device = "cuda" if config.resources.gpu else "cpu"
-    listed = _packs_of(run, planned) if run else packs(planned, config.resources.members, data.image, device)
+    if run:
+        listed = _packs_of(run, planned)
+    else:
+        listed = packs(planned, config.resources.members, data.image, device, _workers(config, address))
     return Plan(config, data, listed, address, run)
+
+
+def _workers(config: Config, address: str | None) -> int:
+    """How many packs are trained at a time on this machine; of a cluster that is not joined yet, as many as may be."""
+    wanted = config.resources
+    if address is not None:
+        return _CLUSTER
+    slots = [(os.cpu_count() or 1) / wanted.cpu] if wanted.cpu else []
+    if wanted.gpu:
+        slots.append(torch.cuda.device_count() / wanted.gpu)
+    return max(1, int(min(slots, default=1)))
 
 
 def _planned(run: Path) -> list[Member]:
