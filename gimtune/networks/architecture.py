@@ -102,9 +102,11 @@ def _refusal(module: nn.Module) -> str | None:
 
 
 def _misshapen(module: nn.Module, takes: tuple[int, ...], gives: tuple[int, ...]) -> str | None:
-    values = {name: torch.empty_like(p, device="meta") for name, p in module.named_parameters()}
+    # zeros that take no memory; on meta, layers would be taken apart by the compiler, whose import takes a second
+    values = {name: torch.zeros((), dtype=p.dtype).expand(p.shape) for name, p in module.named_parameters()}
     try:
-        output: Tensor = functional_call(module, values, (torch.empty(2, *takes, device="meta"),))
+        with torch.no_grad():
+            output: Tensor = functional_call(module, values, (torch.zeros(2, *takes),))
     except MemoryError:
         raise
     except Exception as error:  # the same
