@@ -76,6 +76,30 @@ def study(session: nox.Session) -> None:
 
 
 @nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Every script of benchmarks/ in a small form: what it prints means nothing, but that it still runs."""
+    small = {
+        "analysis_at_scale": "--rows 200",
+        "budget_on_digits": "--models vae:1 --epochs 4 --every 2",
+        "mutual_information": "--training 300 --images 200 --dims 4 --nats 1 5",
+        "overhead": "--members 20",
+        "ruler": "--models beta_vae:1 --epochs 2 --members 2",
+        "search_on_zdt": "--samplers random --problems zdt1 --trials 6 --seeds 1",
+        "verdicts": "--studies 1 --worlds null coverage",
+    }
+    if os.environ.get("GIMTUNE_DATA"):
+        small["epoch_against_pythae"] = "--epochs 1 --images 2000"
+        small["trial_against_handwritten"] = "--epochs 1 --repeats 1 --images 1000 --loaders tensor"
+    with tempfile.TemporaryDirectory() as folder:
+        grid = ("models=[vae,beta_vae,ae]", "budget.epochs=2", "budget.evaluate_every=1", *FEWER)
+        session.run(*STUDY, *grid, f"storage_path={folder}")
+        (run,) = Path(folder).glob("tradeoff/*")
+        small["search_on_digits"] = f"{run} --samplers random --trials 3 --seeds 1"
+        for name, options in small.items():
+            session.run("python", "-m", f"benchmarks.{name}", *options.split())
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """The tests but for the slow ones; arguments go to pytest."""
     session.run("pytest", *session.posargs)

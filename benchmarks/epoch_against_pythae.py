@@ -33,10 +33,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from gimtune import networks
 from gimtune.algebra.objective import Objective, Parameters, batches
 from gimtune.data import Dataset, load
-from gimtune.metrics import Evaluation
 from gimtune.study import composition
 from gimtune.study.resolve import members
-from gimtune.training import Pack, precision
+from gimtune.training import Pack, Resident, precision
 from gimtune.vocabulary import Member
 
 CPU = torch.device("cpu")
@@ -58,7 +57,7 @@ def vae(seed: int) -> Member:
 
 def modules(image: tuple[int, int, int]) -> networks.Networks:
     """Encoder and decoder with weights as torch draws them."""
-    made = networks.mlp(image, LATENT, HIDDEN)
+    made = networks.NETWORKS["mlp"](image, LATENT, 2 * LATENT, hidden=HIDDEN)
     for module in made:
         for layer in module.to_empty(device=CPU).modules():
             if isinstance(layer, nn.Linear):
@@ -150,13 +149,13 @@ def pythae_trainer(
 @torch.no_grad()
 def score(pack: Pack, parameters: Parameters) -> tuple[float, float]:
     """-likelihood_x and KL on the test images, nats, in float32, with the same noise for everyone."""
-    objective = Objective(pack.members[0], pack.evaluation.data.image, torch.float32)
-    count = len(pack.evaluation.data.images["test"])
+    objective = Objective(pack.members[0], pack.data.image, torch.float32)
+    count = len(pack.data.images["test"])
     constants = objective.constants(pack.members[0], CPU)
     noise = objective.noise(("benchmark",), count, 1, CPU)["posterior"]
     total = torch.zeros(2, dtype=torch.float64)
     for part in batches(count, 1000):
-        x = pack.evaluation.data.scaled("test", part)
+        x = pack.data.scaled("test", part)
         terms = objective.terms(parameters, constants, x, {"posterior": noise[part]})
         total += len(x) / count * torch.stack([-terms.likelihood, terms.divergences[0]])
     return total[0].item(), total[1].item()
@@ -187,20 +186,20 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     # torch.optim imports torch's compiler at its first step: seconds, which belong to no epoch
     torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.0).step()
-    data = load("mnist", arguments.data_root)
+    data = load("mnist", root=arguments.data_root)
     data = replace(data, images={**data.images, "train": data.images["train"][: arguments.images]})
     data = replace(data, labels={**data.labels, "train": data.labels["train"][: arguments.images]})
     chosen = precision(CPU)
     dtype = chosen if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
 
     # training uses no features, so there is no network for them
-    pack = Pack([vae(arguments.seed)], Evaluation(data, None, CPU), dtype)  # type: ignore[arg-type]
+    pack = Pack([vae(arguments.seed)], Resident(data, CPU), dtype)
     mine = "gimtune " + str(dtype).removeprefix("torch.")
     rivals: dict[str, Epoch] = {mine: pack.train_epoch}
     found: dict[str, Parameters] = {}
     for other in dict.fromkeys((dtype, torch.float32)):
         name = "plain " + str(other).removeprefix("torch.")
-        rivals[name], found[name] = plain(pack.evaluation.data.images["train"], data.scale, data.image, other)
+        rivals[name], found[name] = plain(pack.data.images["train"], data.scale, data.image, other)
     times: dict[str, list[float]] = {name: [] for name in (*rivals, "pythae float32")}
 
     def turns() -> None:

@@ -36,9 +36,11 @@ from gimtune.metrics import lenet
 
 # isort: split
 from gimtune import analysis, data
+from gimtune.analysis.export.report import conclude
 from gimtune.files import cache
 from gimtune.study.composition import load
 from gimtune.tuning import launch, recorder, trainable
+from gimtune.tuning.plan import preflight
 from gimtune.vocabulary import METRICS, Status
 
 COLUMNS = {
@@ -99,7 +101,8 @@ def measure(members: int, folder: Path) -> dict[str, float]:
 
     launch._run_and_annotate = started
     begun = time.perf_counter()
-    code = launch.launch(config, Console(file=io.StringIO(), force_terminal=True, width=120))
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    code = launch.launch(preflight(config), console, lambda run: conclude(run, config.objectives, console))
     over = time.perf_counter()
     (run,) = (folder / config.name).iterdir()
     wall, cpu = np.array(times).T

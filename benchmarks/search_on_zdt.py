@@ -21,7 +21,6 @@ import numpy as np
 
 from benchmarks.searches import SAMPLERS, Problem, compare, save
 from gimtune.algebra.encoders import make_encoder
-from gimtune.algebra.models import MODELS
 from gimtune.algebra.priors import make_prior
 from gimtune.algebra.restrictions import RESTRICTIONS
 from gimtune.study.composition import load
@@ -60,9 +59,18 @@ def variables(one: Member) -> np.ndarray:
     return np.array([weight for _, _, weight in one.restrictions])
 
 
+def register() -> None:
+    # of the process that searches: what this module holds comes there as a copy
+    from gimtune.algebra.models import MODELS
+
+    if "zdt" not in MODELS:
+        # no member of it is trained, so that no worker has to import this module
+        MODELS.enter(model(), MODELS.origin("vae"))
+
+
 def problem(name: str) -> Problem:
     """ZDT with epochs."""
-    MODELS["zdt"] = model()  # type: ignore[index]
+    register()
     function, under = FUNCTIONS[name]
     config = load(
         ["study=search", "models=[zdt]", "space.weight=1", "objectives={fid: min, recon_fid: min}"]
@@ -79,7 +87,7 @@ def problem(name: str) -> Problem:
         return dict(zip(config.objectives, np.array(function(variables(one))) * early + 0.02 * noise, strict=True))
 
     ceiling = REFERENCE[0] * REFERENCE[1] - under - (REFERENCE[0] - 1) * counts_at_end(function)
-    return Problem(name, config, range(1, EPOCHS + 1), reports, counts, REFERENCE, ceiling)
+    return Problem(name, config, range(1, EPOCHS + 1), reports, counts, REFERENCE, ceiling, register)
 
 
 def counts_at_end(function: Function) -> float:

@@ -52,6 +52,7 @@ class Problem(NamedTuple):
             ``None``: it is on no front.
         reference: corner of the hypervolume, in the same order.
         ceiling: hypervolume of the true front.
+        prepare: makes its parts known, in each process that searches.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Problem(NamedTuple):
     counts: Callable[[Member, int], Sequence[float] | None]
     reference: Sequence[float]
     ceiling: float
+    prepare: Callable[[], None] = lambda: None
 
 
 class Curve(NamedTuple):
@@ -79,6 +81,7 @@ class Curve(NamedTuple):
 
 def search(problem: Problem, sampler: str, scheduler: str, trials: int, seed: int) -> Curve:
     """One study, until it has spent the epochs of ``trials`` members that run to the end."""
+    problem.prepare()
     budget = trials * problem.epochs[-1]
     config = _configured(problem.config, sampler, scheduler, trials * (1 if scheduler == "fifo" else _MORE), seed)
     maximise = [direction == "max" for direction in config.objectives.values()]

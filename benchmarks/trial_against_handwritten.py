@@ -43,7 +43,8 @@ from gimtune.study import composition
 # isort: split
 from ray import tune
 
-from gimtune.data import Dataset, cache, load
+from gimtune.data import Dataset, load
+from gimtune.files import cache
 from gimtune.study.resolve import members
 from gimtune.training import precision
 from gimtune.tuning.cluster import connected
@@ -282,7 +283,7 @@ def main() -> None:
     }
     settings = composition.load([f"{key}={value}" for key, value in overrides.items()])
     (member,) = members(settings)
-    data = load("mnist", arguments.data_root)
+    data = load("mnist", root=arguments.data_root)
     if arguments.images:
         data = replace(
             data,
@@ -301,8 +302,10 @@ def main() -> None:
                     run = Path(folder) / f"{name.replace(' ', '-')}-{turn}"
                     if name == "gimtune":
                         provide(data, features, run / "features")
+                        (run / "config.yaml").touch()
                         pack = {"members": [member.to_json()], "trials": [member.trial], "name": member.trial}
-                        space: dict[str, Any] = {"pack": {**pack, "folder": str(run), "cpu": 1.0, "gpu": 0.0}}
+                        where = {"folder": str(run), "driver": "benchmark", "cpu": 1.0, "gpu": 0.0, "plugins": {}}
+                        space: dict[str, Any] = {"pack": {**pack, **where}}
                         trainable = tune.with_parameters(Timed, data=data)
                     else:
                         space = {"seed": turn, "loader": name.split()[1], "features": str(features)}
@@ -326,7 +329,8 @@ def main() -> None:
         each = " ".join(f"{r['wall']:.1f}" for r in results)
         print(f"{name:14s} {wall:8.1f} {wall / base:9.2f} {training:9.1f} {wall - training:9.1f} {whole:7.1f}   {each}")
     print(f"\n{'metric':22s}" + "".join(f" {name:>14s}" for name in found) + "   (last turn)")
-    for key in (f"{prefix}{metric}" for prefix in ("", "test_") for metric in METRICS):
+    every = (f"{prefix}{metric}" for prefix in ("", "test_") for metric in METRICS)
+    for key in (key for key in every if all(key in results[-1]["row"] for results in found.values())):
         print(f"{key:22s}" + "".join(f" {results[-1]['row'][key]:14.4f}" for results in found.values()))
 
 
