@@ -319,6 +319,10 @@ FITTED = frozenset({"latent_js", "data_js", "latent_kl", "mi_p", "mi_p_mean"})
 LATE = FITTED | {"fid_expost"}
 
 
+#: Metrics that need labels.
+LABELLED = frozenset({"probe_codes", "probe_means", "knn_codes", "knn_means", "classes_covered"})
+
+
 def declare(metrics: Iterable[Metric]) -> None:
     """Make metrics known, from a plug-in or from a run that was measured with one.
 

@@ -9,11 +9,23 @@ from functools import cache
 from typing import Any
 
 from gimtune import parts
-from gimtune.data import digits, idx  # noqa: F401 - they register themselves
+from gimtune.data import digits, idx, own, vision  # noqa: F401 - they register themselves
 from gimtune.data.dataset import DATASETS, SPLITS, WHERE, Dataset, from_splits, stratified
 from gimtune.data.idx import find
 
-__all__ = ["DATASETS", "SPLITS", "WHERE", "Dataset", "find", "from_splits", "image", "load", "stratified", "takes"]
+__all__ = [
+    "DATASETS",
+    "SPLITS",
+    "WHERE",
+    "Dataset",
+    "content",
+    "find",
+    "from_splits",
+    "image",
+    "load",
+    "stratified",
+    "takes",
+]
 
 
 def load(name: str, seed: int = 0, pair: str | None = None, **options: Any) -> Dataset:
@@ -22,7 +34,8 @@ def load(name: str, seed: int = 0, pair: str | None = None, **options: Any) -> D
     Args:
         seed: of the splits.
         pair: data set of the second domain; by default this one's images, turned and inverted.
-        options: those of the data set; where it does not take ``root`` or ``download``, they do no harm.
+        options: those of the data set; where it does not take ``root`` or ``download``, they do no harm. ``content``
+            is the digest that it should have.
 
     Raises:
         ValueError: no such data set or option, or files whose content is another.
@@ -35,14 +48,14 @@ def load(name: str, seed: int = 0, pair: str | None = None, **options: Any) -> D
         if other.image != own.image:
             raise ValueError(f"data.pair={pair}: its images are {other.image}, those of {name} {own.image}")
         return replace(own, other=other.images, digest=f"{own.digest}-{other.digest}")
-    known = takes(name)
+    known, content = takes(name), options.pop("content", None)
     for key, value in options.items():
         if key not in (*known, *WHERE):
             raise ValueError(f"data.{key}={value}: {name} takes {', '.join(known) or 'no options'}")
+    asked = {key: value for key, value in options.items() if key in known and value is not None}
     for key, parameter in known.items():
-        if key not in options and parameter.default is parameter.empty:
+        if key not in asked and parameter.default is parameter.empty:
             raise ValueError(f"data.{key}: missing; {name} takes {', '.join(known)}")
-    asked = {key: value for key, value in options.items() if key in known}
     try:
         made = DATASETS[name](seed=seed, **asked)
     except (ValueError, OSError, MemoryError):
@@ -52,6 +65,8 @@ def load(name: str, seed: int = 0, pair: str | None = None, **options: Any) -> D
         raise ValueError(f"data={name}{stated}: {type(error).__name__}: {error}".splitlines()[0]) from None
     if not isinstance(made, Dataset):
         raise ValueError(f"data={name}: it makes {type(made).__name__}; it should make a Dataset")
+    if content is not None and content != made.digest:
+        raise ValueError(f"data={name}: its content is not what it was ({made.digest} in place of {content})")
     return made
 
 
@@ -62,13 +77,25 @@ def image(name: str, seed: int, **options: Any) -> tuple[int, int, int]:
         ValueError, FileNotFoundError: as `load`.
     """
     declared: tuple[int, int, int] | None = getattr(DATASETS.get(name), "image", None)
-    return declared or _read_image(json.dumps([name, seed, options], sort_keys=True, default=str))
+    return declared or _read(json.dumps([name, seed, options], sort_keys=True, default=str))[0]
+
+
+def content(name: str, seed: int, **options: Any) -> str | None:
+    """The digest of a data set that may be any images; ``None`` of one that is published, and of one shape.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load`.
+    """
+    if getattr(DATASETS.get(name), "image", None):
+        return None
+    return _read(json.dumps([name, seed, options], sort_keys=True, default=str))[1]
 
 
 @cache
-def _read_image(asked: str) -> tuple[int, int, int]:
+def _read(asked: str) -> tuple[tuple[int, int, int], str]:
     name, seed, options = json.loads(asked)
-    return load(name, seed, **options).image
+    made = load(name, seed, **options)
+    return made.image, made.digest
 
 
 def takes(name: str) -> Mapping[str, Any]:

@@ -44,7 +44,7 @@ class Dataset:
 
     @property
     def classes(self) -> int:
-        """Number of labels."""
+        """Number of labels; one where the images have none."""
         return int(self.labels["train"].max()) + 1
 
     @cached_property
@@ -132,6 +132,19 @@ def stratified(labels: NDArray[np.integer[Any]], held: float, seed: int) -> tupl
 
     kept, out = train_test_split(np.arange(len(labels)), test_size=held, random_state=seed, stratify=labels)
     return np.sort(kept), np.sort(out)
+
+
+def parted(labels: NDArray[np.integer[Any]], held: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places of the labels (n,) that are kept, and of about as many as ``held`` that are not: a share of each class.
+
+    A class of one or two stays whole in what is kept, where `stratified` would refuse it.
+    """
+    source, out = np.random.default_rng(seed), np.zeros(len(labels), bool)
+    for one in np.unique(labels):
+        own = np.flatnonzero(labels == one)
+        count = round(len(own) * held / len(labels)) if len(own) > 2 else 0
+        out[source.permutation(own)[:count]] = True
+    return np.flatnonzero(~out), np.flatnonzero(out)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from gimtune.metrics import (  # noqa: F401 - they register themselves
     marginal,
     precision_recall,
     probe,
+    random_network,
     ruler,
 )
 from gimtune.metrics.evaluation import Evaluation

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from gimtune.metrics.view import View
 
 #: Share of examples above which a critic leaves too little overlap for an estimate.
 _APART = 0.95
 #: In standard deviations of the prior.
 _FAR = 20.0
+#: Test accuracy of a classifier whose features say something of images.
+_SEEING = 0.8
 
 
 def below_zero(value: float, error: float) -> str:
@@ -27,6 +31,14 @@ def far(view: View) -> str:
     deviation = view.prior.variance(view.prior_tensors).sqrt()
     furthest = float((view.posterior.z.abs() / deviation).max())
     return f"a code is {furthest:.0f} standard deviations of the prior from zero" if furthest > _FAR else ""
+
+
+def blind(network: object) -> str:
+    """Of a distance of features: the network that they are of hardly knows the classes that it was trained on."""
+    accuracy = getattr(network, "test_accuracy", math.nan)
+    return (
+        f"its features tell {accuracy:.0%} of test images' classes: they hardly see them" if accuracy < _SEEING else ""
+    )
 
 
 def joined(*flags: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gimtune.algebra.seeds import generator
+from gimtune.metrics import flags
 from gimtune.metrics.features import features_of
 from gimtune.metrics.measures import metric
 from gimtune.metrics.view import Estimate, View
@@ -90,7 +91,8 @@ def _distance(features: Tensor, view: View) -> Estimate:
         made = statistics(features)
     except ValueError as error:
         return Estimate(math.nan, reason=str(error))
-    return Estimate(frechet(made, reference(view)), standard_error(features, view.features))
+    value, deviation = frechet(made, reference(view)), standard_error(features, view.features)
+    return Estimate(value, deviation, flag=flags.blind(view.network))
 
 
 def reference(view: View) -> Statistics:

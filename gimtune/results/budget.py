@@ -54,9 +54,18 @@ def _kinds(frame: pd.DataFrame) -> dict[str, Any]:
     return {str(name): "float64" for name in frame.select_dtypes(np.number).columns}
 
 
+def _settings(text: Any) -> dict[str, Any]:
+    """A member's configuration; empty where a run folder holds none that can be read."""
+    try:
+        found = json.loads(text) if isinstance(text, str) else {}
+        return {**found, "epochs": float(found["epochs"])} if isinstance(found, dict) and "epochs" in found else {}
+    except (ValueError, TypeError, RecursionError):
+        return {}
+
+
 def _row(trial: Mapping[Any, Any], reports: pd.DataFrame | None, share: float) -> dict[str, Any] | None:
-    settings = json.loads(trial["config"] or "{}") if isinstance(trial["config"], str) else {}
-    limit = share * float(settings.get("epochs", math.inf if share == 1 else math.nan))
+    settings = _settings(trial["config"])
+    limit = share * settings.get("epochs", math.inf if share == 1 else math.nan)
     within = None if reports is None else reports[reports["epoch"] <= limit]
     if within is None or within.empty:
         return None

@@ -243,7 +243,7 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         prior={"name": prior.name, **asdict(prior)},
         latent_dim=latent_dim,
         seed=_number("seed", values.get("seed", 0), 0, whole=True, high=2**31 - 1),
-        data={"name": config.data.name, "seed": config.data.seed, **config.data.options, **_pair(config, prior)},
+        data={"name": config.data.name, "seed": config.data.seed, **_data(config), **_pair(config, prior)},
         network=network,
         learning_rate=_number(
             "learning_rate", values.get("learning_rate", config.training.learning_rate), 0, above=True
@@ -335,12 +335,20 @@ def image_of(config: Config) -> tuple[int, int, int]:
     Raises:
         ConfigError: no such data set, or one that cannot be read.
     """
-    where = config.data
-    options = {"root": where.root, "download": where.download, **where.options}
     try:
-        return data.image(where.name, where.seed, **options)
+        return data.image(config.data.name, config.data.seed, **_where(config))
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from None
+
+
+def _where(config: Config) -> dict[str, Any]:
+    return {"root": config.data.root, "download": config.data.download, **config.data.options}
+
+
+def _data(config: Config) -> dict[str, Any]:
+    """A data set's options, and what of one's own images tells them from others in the same place."""
+    content = data.content(config.data.name, config.data.seed, **_where(config))
+    return {**config.data.options, **({} if content is None else {"content": content})}
 
 
 @cache

@@ -70,6 +70,7 @@ class Data(_Open):
     batch_size: PositiveInt = Field(description="default of training.batch_size")
     hidden: list[PositiveInt] = Field(description="default of network.hidden")
     critic_hidden: list[PositiveInt] = Field(min_length=1, description="default of critic.hidden")
+    fid_features: str = Field(description="default of metrics.fid_features")
     pair: str | None = Field(description="second domain of a domain prior; null: the images turned and inverted")
     weights: Any = Field(description="default of space.weight: from no effect to collapse on this data")
     weight_ranges: Any = Field(description="the same, as ranges to search")
@@ -103,7 +104,9 @@ class Critic(_Section):
 
 
 class Metrics(_Section):
-    fid_features: str = Field(description="network that images are compared by: classifier, inception, or one's own")
+    fid_features: str = Field(
+        description="network that images are compared by: classifier, random, inception, or one's own"
+    )
     inception_weights: str | None = Field(description="file or address of the Inception weights; null: pytorch-fid's")
     fid_samples: Annotated[int, Field(ge=2)] = Field(
         description="images generated for a distance from those of the split"

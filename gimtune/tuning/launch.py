@@ -12,7 +12,7 @@ import secrets
 import signal
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -303,6 +303,12 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _called(data: Mapping[str, Any]) -> str:
+    """A data set's name, with what tells it from others that are read in the same way."""
+    one = data.get("dataset") or (Path(data["path"]).name if data.get("path") else "")
+    return f"{data['name']}:{one}" if one else str(data["name"])
+
+
 def _identity(config: Config, member: Member) -> dict[str, Any]:
     return {
         "trial": member.trial,
@@ -316,7 +322,7 @@ def _identity(config: Config, member: Member) -> dict[str, Any]:
         "weight": member.weight,
         "latent_dim": member.latent_dim,
         "seed": member.seed,
-        "data": member.data["name"],
+        "data": _called(member.data),
         "network": member.network["name"],
         "config": member.to_json(),
         "assignment": json.dumps(member.assignment),

@@ -25,7 +25,7 @@ from gimtune.study.resolve import members
 from gimtune.study.schema import SEQUENTIAL, Config
 from gimtune.tuning.mo_asha import make_rungs
 from gimtune.tuning.packs import Pack, packs
-from gimtune.vocabulary import Member
+from gimtune.vocabulary import LABELLED, Member
 
 #: Workers that a cluster is taken to have when packs are made.
 _CLUSTER = 32
@@ -95,6 +95,7 @@ def preflight(config: Config) -> Plan:
 
         check(config)
     data = _data(config)
+    _check_data(config, data)
     device = "cuda" if config.resources.gpu else "cpu"
     if run:
         listed = _packs_of(run, planned)
@@ -143,6 +144,25 @@ def _data(config: Config) -> Dataset:
         )
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from None
+
+
+def _check_data(config: Config, data: Dataset) -> None:
+    """Refuse what the images are too few for, or cannot be asked without labels.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    name, count = config.data.name, len(data.images["train"])
+    if count < config.training.batch_size:
+        raise ConfigError(f"training.batch_size={config.training.batch_size}: {name} has {count} training images")
+    if data.classes > 1:
+        return
+    if asked := sorted(LABELLED & set(config.objectives)):
+        raise ConfigError(
+            f"objectives.{asked[0]}: {name} has no labels, so that it is not measured; mi_noised, which needs none, is"
+        )
+    if config.metrics.fid_features == "classifier":
+        raise ConfigError(f"metrics.fid_features=classifier: {name} has no labels; allowed are random, inception")
 
 
 def show(plan: Plan, console: Console) -> None:

@@ -366,7 +366,9 @@ def test_probes_reach_the_bayes_accuracy_and_no_more(widen):
         assert not found.flag
     # means know what codes do not hold; only codes obey the bound by the information that codes hold
     assert best["probe_means"] > best["probe_codes"]
-    bound = probe.fano(0.5 * (logdet(A @ X @ A.T + widen**2 * S) - logdet(widen**2 * S)), labels["validation"])
+    bound = probe.fano(
+        0.5 * (logdet(A @ X @ A.T + widen**2 * S) - logdet(widen**2 * S)), torch.from_numpy(labels["validation"])
+    )
     assert best["probe_codes"] < bound
     if widen == 12.0:
         assert best["probe_means"] > bound + 0.1

@@ -1,0 +1,374 @@
+"""Images of one's own: folders, arrays and Parquet in; what is wrong with them in one line; and a study of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from test_tuning import drive
+
+from gimtune import analysis, data
+from gimtune.data.dataset import parted
+from gimtune.metrics import Evaluation, flags
+from gimtune.metrics.random_network import RandomSource
+from gimtune.study.composition import load
+from gimtune.study.messages import ConfigError
+from gimtune.study.resolve import members
+from gimtune.tuning.plan import preflight
+
+RNG = np.random.default_rng
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def pictures(count=90, shape=(9, 7), colour=True, seed=0):
+    return RNG(seed).integers(0, 256, (count, *shape, *([3] if colour else [])), dtype=np.uint8)
+
+
+def written(folder: Path, images, names=("cat", "dog", "owl"), suffix=".png") -> Path:
+    """Images as files, in folders of classes in turn, or in none."""
+    for i, pixels in enumerate(images):
+        place = folder / names[i % len(names)] if names else folder
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{i:04d}{suffix}")
+    return folder
+
+
+def whole(found: data.Dataset):
+    """All images of a data set as rows of bytes, with their labels."""
+    return sorted(
+        (image.tobytes(), int(label))
+        for split in data.SPLITS
+        for image, label in zip(found.images[split], found.labels[split], strict=True)
+    )
+
+
+def rows(images, labels):
+    return sorted(
+        (np.moveaxis(i, -1, 0).tobytes() if i.ndim == 3 else i.tobytes(), int(x))
+        for i, x in zip(images, labels, strict=True)
+    )
+
+
+def parquet(path: Path, images, labels=None, column="image") -> Path:
+    def encoded(pixels):
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "PNG")
+        return {"bytes": stream.getvalue(), "path": None}
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {column: [encoded(i) for i in images]}
+    pq.write_table(pa.table(columns if labels is None else {**columns, "label": labels}), path)
+    return path
+
+
+# What comes in
+
+
+@pytest.mark.parametrize("colour", [True, False])
+@pytest.mark.parametrize("kind", ["folder", "npz", "parquet"])
+def test_every_form_gives_the_same_images_and_labels(tmp_path, kind, colour):
+    images, labels = pictures(colour=colour), np.arange(90) % 3
+    if kind == "folder":
+        place = written(tmp_path / "set", images)
+    elif kind == "npz":
+        place = tmp_path / "set.npz"
+        np.savez(place, images=images, labels=labels)
+    else:
+        place = parquet(tmp_path / "set.parquet", images, labels.tolist())
+    found = data.load("images", path=str(place))
+    assert found.image == (3 if colour else 1, 9, 7)
+    assert whole(found) == rows(images, labels)
+    # 15 % of the 90 in each, a share of each class
+    for split, each in (("train", 20), ("validation", 5), ("test", 5)):
+        assert np.bincount(found.labels[split]).tolist() == [each] * 3
+
+
+def test_splits_that_are_given_are_kept(tmp_path):
+    for seed, (split, count) in enumerate([("train", 60), ("val", 15), ("test", 30)]):
+        written(tmp_path / "set" / split, pictures(count, seed=seed))
+    found = data.load("images", path=str(tmp_path / "set"))
+    assert [len(found.images[s]) for s in data.SPLITS] == [60, 15, 30]
+    # of arrays in the way of Keras, the validation split is taken from the training images
+    np.savez(
+        tmp_path / "set.npz",
+        x_train=pictures(80),
+        y_train=np.arange(80) % 2,
+        x_test=pictures(20, seed=5),
+        y_test=np.arange(20) % 2,
+    )
+    found = data.load("images", path=str(tmp_path / "set.npz"))
+    assert [len(found.images[s]) for s in data.SPLITS] == [68, 12, 20]
+    files = tmp_path / "hub" / "data"
+    for split, count in (("train", 80), ("test", 20)):
+        parquet(files / f"{split}-00000-of-00001.parquet", pictures(count), [0, 1] * (count // 2))
+    found = data.load("images", path=str(tmp_path / "hub"))
+    assert [len(found.images[s]) for s in data.SPLITS] == [68, 12, 20]
+
+
+def test_numbers_become_bytes_without_being_cut(tmp_path):
+    levels = np.linspace(0, 1, 256).reshape(1, 16, 16)
+    for name, values in (("float", levels), ("sixteen", (levels * 65_535).round().astype(np.uint16))):
+        np.save(tmp_path / f"{name}.npy", np.repeat(values, 100, 0))
+        found = data.load("images", path=str(tmp_path / f"{name}.npy"))
+        assert found.images["train"][0].flatten().tolist() == list(range(256))
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    for i in range(100):
+        Image.fromarray((levels[0] * 65_535).round().astype(np.uint16)).save(folder / f"{i}.png")
+    found = data.load("images", path=str(folder))
+    assert found.images["train"][0].flatten().tolist() == list(range(256))
+    assert found.classes == 1
+
+
+def test_mixed_sizes_are_made_one(tmp_path):
+    place = written(tmp_path / "set", pictures(60, (12, 8)))
+    written(place, pictures(60, (20, 30), seed=1), suffix=".bmp")
+    assert data.load("images", path=str(place), size=8).image == (3, 8, 8)
+    assert data.load("images", path=str(place), size=[6, 10]).image == (3, 6, 10)
+    np.save(tmp_path / "set.npy", pictures(90, (12, 8), colour=False))
+    assert data.load("images", path=str(tmp_path / "set.npy"), size=6).image == (1, 6, 6)
+
+
+def test_files_are_decoded_once(tmp_path, monkeypatch):
+    place = written(tmp_path / "set", pictures())
+    first = data.load("images", path=str(place))
+    opened = Image.open
+    monkeypatch.setattr(Image, "open", lambda *a, **k: pytest.fail("decoded again"))
+    assert data.load("images", path=str(place)).digest == first.digest
+    monkeypatch.setattr(Image, "open", opened)
+    file = next(iter((place / "cat").iterdir()))
+    Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
+    os.utime(file, (1, 1))
+    assert data.load("images", path=str(place)).digest != first.digest
+
+
+def test_a_small_class_stays_in_training():
+    labels = np.array([0] * 100 + [1] * 20 + [2] * 2 + [3])
+    kept, out = parted(labels, 30, 0)
+    assert sorted([*kept, *out]) == list(range(len(labels)))
+    assert np.bincount(labels[out], minlength=4).tolist() == [24, 5, 0, 0]
+
+
+# What is wrong
+
+
+def broken(folder: Path, what: str) -> tuple[str, str]:
+    """Arguments of `load` as JSON, and what the refusal says."""
+    options: dict[str, object] = {"path": str(folder / "set")}
+    images, labels = pictures(), np.arange(90) % 3
+    place, said = folder / "set", ""
+    arrays: dict[str, object] | None = None
+    if what == "nowhere":
+        said = "there is no such file or folder"
+    elif what == "empty folder":
+        place.mkdir()
+        said = "no images in this folder"
+    elif what == "text file":
+        (folder / "set.txt").write_text("x")
+        options["path"], said = str(folder / "set.txt"), "allowed are a folder, .npz, .npy and .parquet"
+    elif what == "damaged file":
+        (written(place, images) / "cat" / "0000.png").write_bytes(b"no image")
+        said = "0000.png: cannot be read as an image"
+    elif what == "half a file":
+        file = written(place, pictures(90, (64, 64))) / "cat" / "0000.png"
+        file.write_bytes(file.read_bytes()[:2000])
+        said = "0000.png: cannot be read as an image"
+    elif what == "two sizes":
+        written(written(place, images), pictures(3, (5, 5)), suffix=".bmp")
+        said = "0000.bmp is 5 x 5 and 0000.png is 7 x 9; data.size=N makes them one size"
+    elif what == "file beside classes":
+        Image.fromarray(images[0]).save(written(place, images) / "lost.png")
+        said = "lost.png stands beside folders of classes"
+    elif what == "empty class":
+        (written(place, images) / "yak").mkdir()
+        said = "the folder yak has no images"
+    elif what == "few images":
+        written(place, pictures(20))
+        said = "3 validation images; 10 or more are needed in each split"
+    elif what == "class without training":
+        written(place / "train", images)
+        written(place / "test", images[:12], names=("cat", "yak"))
+        said = "the class yak is in test and not in train"
+    elif what == "no training":
+        written(place / "test", images)
+        said = "no training images; there are test"
+    elif what == "labels in one split":
+        np.savez(folder / "set.npz", x_train=images, y_train=labels, x_test=images)
+        options["path"], said = str(folder / "set.npz"), "the split test has no labels, and others have"
+    elif what.startswith("size"):
+        written(place, images)
+        options["size"] = json.loads(what.split()[1])
+        said = "allowed are a whole number from 4 to 1024, or two: [height, width]"
+    elif what == "option":
+        options["colour"], said = 1, "images takes path, size"
+    elif what == "no path":
+        options, said = {}, "data.path: missing; images takes path, size"
+    elif what == "parquet of text":
+        pq.write_table(pa.table({"text": ["a"]}), folder / "set.parquet")
+        options["path"], said = str(folder / "set.parquet"), "no column of images; there are text"
+    elif what == "no parquet":
+        (folder / "set.parquet").write_bytes(b"x")
+        options["path"], said = str(folder / "set.parquet"), "cannot be read as Parquet"
+    elif what == "parquet without label":
+        parquet(folder / "set.parquet", images[:2], [0, None])
+        options["path"], said = str(folder / "set.parquet"), "row 1 has no label"
+    elif what == "content":
+        written(place, images)
+        options["content"], said = "0" * 16, "its content is not what it was"
+    elif what == "no npz":
+        (folder / "set.npz").write_bytes(b"x")
+        options["path"], said = str(folder / "set.npz"), "cannot be read"
+    elif what == "pickles":
+        arrays, said = {"images": np.array([{}], dtype=object)}, "cannot be read"
+    elif what == "no images":
+        arrays, said = {"a": images}, "no images; there are a"
+    elif what == "four colours":
+        arrays, said = {"images": np.zeros((90, 8, 8, 4), np.uint8)}, "is (90, 8, 8, 4); allowed are"
+    elif what == "vectors":
+        arrays, said = {"images": np.zeros((90, 8), np.uint8)}, "is (90, 8); allowed are"
+    elif what == "none":
+        arrays, said = {"images": np.zeros((0, 8, 8), np.uint8)}, "is (0, 8, 8)"
+    elif what == "beyond one":
+        arrays, said = {"images": 2 * RNG(0).random((90, 8, 8))}, "numbers with a point are from 0 to 1"
+    elif what == "nan":
+        arrays, said = {"images": np.full((90, 8, 8), np.nan)}, "numbers with a point are from 0 to 1"
+    elif what == "int64":
+        arrays, said = {"images": np.zeros((90, 8, 8), np.int64)}, "is int64; allowed are uint8, uint16"
+    elif what == "few labels":
+        arrays, said = {"images": images, "labels": labels[:50]}, "labels are int64 (50,)"
+    elif what == "attributes":
+        arrays, said = {"images": images, "labels": np.zeros((90, 4), int)}, "labels are int64 (90, 4)"
+    elif what == "fractions":
+        arrays, said = {"images": images, "labels": labels / 2}, "labels are float64"
+    if arrays is not None:
+        options["path"] = str(folder / "set.npz")
+        np.savez(options["path"], **arrays)
+    return json.dumps(options), said
+
+
+BROKEN = (
+    """
+nowhere, empty folder, text file, damaged file, half a file, two sizes, file beside classes, empty class, few images
+class without training, no training, labels in one split, size 0, size 2000, size [8], option, no path
+parquet of text, no parquet, parquet without label, content, no npz, pickles, no images, four colours, vectors, none
+beyond one, nan, int64, few labels, attributes, fractions
+""".strip()
+    .replace("\n", ", ")
+    .split(", ")
+)
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_wrong_is_said_in_a_line(tmp_path, what):
+    options, said = broken(tmp_path, what)
+    with pytest.raises((ValueError, FileNotFoundError)) as refusal:
+        data.load("images", **json.loads(options))
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def study(*overrides: str):
+    return preflight(load(["study=tradeoff", "models=[vae]", "space.prior=normal", *overrides]))
+
+
+def test_studies_that_need_labels_or_more_images_are_refused(tmp_path):
+    place = written(tmp_path / "set", pictures(), names=())
+    own = ("data=images", f"data.path={place}", "training.batch_size=16")
+    with pytest.raises(ConfigError, match=r"objectives\.probe_codes: images has no labels.*mi_noised"):
+        study(*own)
+    plan = study(*own, "objectives={fid: min, mi_noised: max}")
+    assert plan.config.metrics.fid_features == "random"
+    with pytest.raises(
+        ConfigError, match=r"metrics\.fid_features=classifier: images has no labels; allowed are random"
+    ):
+        study(*own, "objectives={fid: min, mi_noised: max}", "metrics.fid_features=classifier")
+    with pytest.raises(ConfigError, match=r"training\.batch_size=128: images has 60 training images"):
+        study("data=images", f"data.path={written(tmp_path / 'other', pictures())}")
+
+
+def test_other_images_in_the_same_place_are_other_members(tmp_path):
+    np.savez(tmp_path / "set.npz", images=pictures(seed=0), labels=np.arange(90) % 3)
+    asked = ["study=tradeoff", "models=[vae]", "data=images", f"data.path={tmp_path / 'set.npz'}"]
+    (first, *_) = members(load(asked))
+    np.savez(tmp_path / "set.npz", images=pictures(seed=1), labels=np.arange(90) % 3)
+    data._read.cache_clear()
+    (other, *_) = members(load(asked))
+    assert first.trial != other.trial
+    assert {key: first.data[key] == other.data[key] for key in first.data} == dict.fromkeys(first.data, True) | {
+        "content": False
+    }
+    with pytest.raises(ValueError, match="its content is not what it was"):
+        data.load(**first.data)
+
+
+# Features
+
+
+def test_random_features_are_the_same_everywhere_and_see_what_is_not_there(digits):
+    network = RandomSource().load(digits, {}, Path(), torch.device("cpu"))
+    assert network.name == RandomSource().load(digits, {}, Path(), torch.device("cpu")).name
+    evaluation = Evaluation(digits, network, torch.device("cpu"))
+    from gimtune.metrics.frechet import frechet, statistics
+
+    def distance(images):
+        return frechet(statistics(network(images)), statistics(network(evaluation.data.scaled("test", slice(None)))))
+
+    real = evaluation.data.scaled("validation", slice(None))
+    noise = torch.rand(real.shape, generator=torch.Generator().manual_seed(0))
+    blurred = torch.nn.functional.avg_pool2d(real, 3, 1, 1)
+    ones = real[evaluation.data.labels["validation"] == 1]
+    # what is left between two splits is small against each fault
+    assert 5 * distance(real) < min(distance(noise), distance(blurred), distance(ones))
+
+
+def test_features_that_do_not_see_are_flagged():
+    class Network:
+        test_accuracy = 0.28
+
+    assert flags.blind(Network()) == "its features tell 28% of test images' classes: they hardly see them"
+    Network.test_accuracy = 0.9
+    assert flags.blind(Network()) == flags.blind(object()) == ""
+
+
+# A study
+
+
+@pytest.mark.slow
+def test_a_study_of_ones_own_oblong_images_in_colour_runs_to_its_report(tmp_path):
+    place = written(tmp_path / "set", pictures(240, (10, 6)))
+    asked = (
+        "data=images",
+        f"data.path={place}",
+        "models=[vae,cyclegan]",
+        "space.prior=normal",
+        "space.seed=0",
+        "space.weight=1",
+        "network.hidden=[32]",
+        "critic.hidden=[32]",
+        "training.batch_size=32",
+        "budget.epochs=2",
+        "budget.evaluate_every=1",
+        "metrics.fid_samples=200",
+        "metrics.ruler=never",
+    )
+    process = drive(tmp_path, "study=tradeoff", *asked)
+    assert process.wait() == 0, process.said()
+    (run,) = (tmp_path / "results" / "tradeoff").iterdir()
+    trials = analysis.load(run).trials
+    assert trials["data"].unique().tolist() == ["images:set"]
+    assert trials["status"].tolist() == ["done", "done"]
+    assert trials["fid_features"].str.startswith("random:").all()
+    assert trials["test_fid"].notna().all()
+    assert (run / "report.html").is_file()
