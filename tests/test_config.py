@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -19,7 +20,7 @@ from gimtune.vocabulary import Member
 #: Arguments, the key that the message must name, and words of what is allowed.
 BAD = [
     (["study=nope"], "study=nope", "search, tradeoff"),
-    (["data=cifar"], "data=cifar", "digits, fashion_mnist, mnist"),
+    (["data=cifar"], "data=cifar", "cifar10"),
     (["budget.epoch=3"], "budget.epoch", "budget.epochs"),
     (["+colour=red"], "colour", "allowed are name"),
     (["objectives={fid: min, mi_p: max}", "metrics.ruler=never"], "objectives.mi_p with metrics.ruler", "end, always"),
@@ -68,7 +69,7 @@ BAD = [
     (["study=restrictions", "space.weight={per: restriction, latent/jss: 1, default: 2}"], "latent/jss", "latent/js"),
     (["critic.steps=0"], "critic.steps=0", "greater than 0"),
     (["critic.hidden=[]"], "critic.hidden=[]", "at least 1"),
-    (["data.pair=cifar"], "data.pair=cifar", "fashion_mnist"),
+    (["data.pair=cifar"], "data.pair=cifar", "cifar10"),
     (["data.pair=mnist", "models=[cyclegan]"], "data=mnist", "no IDX files"),
     (["likelihood=poisson"], "likelihood=poisson", "bernoulli"),
     (["network=conv", "network.channels=[8,8,8,8]"], "network.channels=[8, 8, 8, 8]", "halved"),
@@ -132,12 +133,18 @@ def test_bad_input_never_loads_ray(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_every_shipped_option_composes():
+def test_every_shipped_option_composes(tmp_path):
+    np.save(tmp_path / "set.npy", np.zeros((100, 8, 8), np.uint8))
+    own = {"data=images": [f"data.path={tmp_path / 'set.npy'}"], "prior": ["model=aae"]}
     for group in ("study", "model", "prior", "data", "network", "search", "scheduler", "resources"):
         for option in configuration.options(group):
             # a model for the priors that not every one takes
-            given = [f"{group}={option}", *(["model=aae"] if group == "prior" else [])]
-            assert members(load(given)), given
+            given = [f"{group}={option}", *own.get(group, []), *own.get(f"{group}={option}", [])]
+            if option == "torchvision":
+                with pytest.raises(ConfigError, match=r"data\.dataset: missing; torchvision takes dataset, root"):
+                    members(load(given))
+            else:
+                assert members(load(given)), given
 
 
 def test_an_override_replaces_a_whole_space():

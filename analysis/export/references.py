@@ -63,7 +63,8 @@ def _sources(study: Study) -> Iterator[str]:
         yield from (str(known.get(name, "")) for name in names) if isinstance(known, dict) else ()
 
     for kind, column in _COLUMNS.items():
-        yield from of(kind, _names(trials, column))
+        # images of one's own have a name that says which
+        yield from of(kind, {name.partition(":")[0] for name in _names(trials, column)})
     yield from of("restriction", {"/".join(term.split("_", 1)) for term in _terms(_names(trials, "restrictions"))})
     yield from of("features", {name.partition(":")[0] for name in _names(trials, "fid_features")})
     measured = [key for key in METRICS if told and key in trials and trials[key].notna().any()]

@@ -1,8 +1,8 @@
 """A feature network that nothing has trained: random convolutions, the same for every data set of so many colours.
 
 It needs no labels and no download. What it sees are local statistics of texture, brightness and colour: enough to tell
-noise, blur and missing modes from real images, and no judge of what is depicted. Source: Naeem et al. 2020, section 4
-(random embeddings tell distributions of images apart where trained ones carry the bias of their classes).
+noise, blur and missing modes from real images, and no judge of what is depicted. Source: Naeem et al. 2020 (random
+embeddings of images beside trained ones).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class RandomNetwork(nn.Module):
 class RandomSource(FeatureSource):
     """Random convolutions: means of 96 maps, in units of their deviation over training images. No labels are needed.
 
-    Source: Naeem et al. 2020, section 4.
+    Source: Naeem et al. 2020.
     """
 
     name: ClassVar[str] = "random"
