@@ -1,8 +1,8 @@
 """How much representation does a generative model give up for generation, and which restriction gives up least?
 
-``python -m gimtune study=tradeoff`` runs a study; `gimtune.register` takes in parts of one's own, and
-`gimtune.testing` checks them; `gimtune.analysis` reads what a study left behind. Nothing is imported before it is asked
-for.
+``python -m gimtune study=tradeoff`` runs a study, and `gimtune.run` does it in Python; `gimtune.open` gives a run with
+its members; `gimtune.register` takes in parts of one's own, and `gimtune.testing` checks them; `gimtune.analysis` reads
+what a study left behind. Nothing is imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gimtune import analysis, register, testing
+    from gimtune.api import ConfigError, Run, Trained, open, run  # noqa: A004
 
-__all__ = ["analysis", "register", "testing"]
+__all__ = ["ConfigError", "Run", "Trained", "analysis", "open", "register", "run", "testing"]
+_OF_API = ("ConfigError", "Run", "Trained", "open", "run")
 
 
 def __getattr__(name: str) -> Any:
+    if name in _OF_API:
+        return getattr(import_module("gimtune.api"), name)
     if name in __all__:
         return import_module(f"gimtune.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from gimtune.results.store import Value
@@ -51,27 +52,27 @@ def _overrides(member: Member, chosen: Mapping[str, Any], stated: Mapping[str, A
     space = {"prior": dict(member.prior), "weight": member.weight, "latent_dim": member.latent_dim, "seed": member.seed}
     space |= {key: value for key, value in chosen.items() if key not in ("model", "prior")}
     if member.plugins:
-        yield f"plugins={_text([*member.plugins])}"
-    yield f"data={_text(member.data['name'])}"
-    yield f"models=[{_text(_model(str(chosen['model']), stated))}]"
-    yield f"space={_text(space)}"
-    yield f"likelihood={_text(member.likelihood)}"
+        yield f"plugins={override([*member.plugins])}"
+    yield f"data={override(member.data['name'])}"
+    yield f"models=[{override(_model(str(chosen['model']), stated))}]"
+    yield f"space={override(space)}"
+    yield f"likelihood={override(member.likelihood)}"
     if member.encoder in _ENCODERS:  # others come with their prior
         yield f"encoder={member.encoder}"
-    yield f"seed={_text(member.shuffle_seed)}"
-    yield f"budget.epochs={_text(member.epochs)}"
-    yield f"budget.evaluate_every={_text(member.evaluate_every)}"
-    yield f"budget.patience={_text(member.patience)}"
-    yield f"budget.restore={_text(member.restore)}"
+    yield f"seed={override(member.shuffle_seed)}"
+    yield f"budget.epochs={override(member.epochs)}"
+    yield f"budget.evaluate_every={override(member.evaluate_every)}"
+    yield f"budget.patience={override(member.patience)}"
+    yield f"budget.restore={override(member.restore)}"
     if member.watched:  # not of members from before there was a rule
-        yield f"objectives={_text(member.watched)}"
+        yield f"objectives={override(member.watched)}"
     for key in ("learning_rate", "beta1", "batch_size", "sigma_min", "sigma_start"):
-        yield f"training.{key}={_text(getattr(member, key))}"
-    yield f"network={_text(member.network['name'])}"
+        yield f"training.{key}={override(getattr(member, key))}"
+    yield f"network={override(member.network['name'])}"
     for section in ("network", "data", "critic", "metrics"):
         for key, value in getattr(member, section).items():
             if key != "name":
-                yield f"{_text(section)}.{_text(key)}={_text(value)}"
+                yield f"{override(section)}.{override(key)}={override(value)}"
 
 
 def _chosen(assignment: Value) -> dict[str, Any]:
@@ -95,14 +96,24 @@ def _model(name: str, stated: Mapping[str, Any]) -> Any:
     return name
 
 
-def _text(value: Any) -> str:
-    """A value in the grammar of the command line's overrides."""
+def override(value: Any, *, quoted: bool = False) -> str:
+    """A value in the grammar of the command line's overrides.
+
+    Args:
+        quoted: text that would mean something there is put between quotation marks.
+
+    Raises:
+        ValueError: text that cannot stand there, or a value of another kind.
+    """
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_text(k)}: {_text(v)}" for k, v in value.items()) + "}"
+        pairs = ((override(k, quoted=quoted), override(v, quoted=quoted)) for k, v in value.items())
+        return "{" + ", ".join(f"{key}: {one}" for key, one in pairs) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_text, value)) + "]"
+        return "[" + ", ".join(override(one, quoted=quoted) for one in value) + "]"
     if value is None or isinstance(value, bool | int | float):
         return json.dumps(value)
     if isinstance(value, str) and _PLAIN.fullmatch(value):
         return value
+    if quoted and isinstance(value, str | PurePath):
+        return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
     raise _Unsaid(f"{str(value)[:40]!r} cannot stand in a command line")

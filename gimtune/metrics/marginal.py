@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gimtune.algebra.divergences import gaussian_log_prob
+from gimtune.algebra.encoders import Posterior
 from gimtune.metrics.measures import metric
 from gimtune.metrics.view import CHUNK, Estimate, View, undefined
 from gimtune.vocabulary import METRICS
@@ -16,15 +17,14 @@ from gimtune.vocabulary import METRICS
 CODES, IMAGES = 100, 1000
 
 
-def importance(view: View, index: Tensor, codes: int = CODES) -> Tensor:
-    """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x) with z_k ~ q(z|x), of images of the split: (n,).
+def importance(view: View, images: Tensor, posterior: Posterior, source: torch.Generator, codes: int = CODES) -> Tensor:
+    """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x) with z_k ~ q(z|x), of images (n, *image) and their posteriors: (n,).
 
     Its expectation is at most log p(x), and nears it with K. Source: Burda et al. 2016, eq. 8.
     """
-    mu, sigma = view.posterior.mu[index], view.posterior.sigma[index]
-    images, source = view.images[index], view.random("log_px")
     found = []
-    for x, mean, width in zip(*(part.split(max(1, CHUNK // codes)) for part in (images, mu, sigma)), strict=True):
+    parts = (part.split(max(1, CHUNK // codes)) for part in (images, posterior.mu, posterior.sigma))
+    for x, mean, width in zip(*parts, strict=True):
         noise = torch.randn(len(x), codes, mean.shape[1], generator=source, device=mean.device)
         z = (mean[:, None] + width[:, None] * noise).flatten(0, 1)
         log_q = gaussian_log_prob(z, mean.repeat_interleave(codes, 0), width.repeat_interleave(codes, 0))
@@ -47,6 +47,7 @@ def log_px(view: View) -> Estimate:
         return undefined("a likelihood of a critic's features is no density of images")
     count = len(view.labels)
     index = torch.linspace(0, count - 1, min(count, IMAGES), device=view.data.device).round().long()
-    values = importance(view, index)
+    posterior = Posterior(*(part[index] for part in view.posterior))
+    values = importance(view, view.images[index], posterior, view.random("log_px"))
     grey = "" if view.objective.likelihood.density else "cross-entropy of grey values: comparable with itself alone"
     return Estimate(float(values.mean()), float(values.std() / math.sqrt(len(values))), estimator=grey)

@@ -17,6 +17,7 @@ ORDER = (
     ("study", "analysis"),
     ("testing", "register"),
     ("tuning",),
+    ("api",),
     ("__main__", "__init__"),
 )
 HEIGHT = {room: height for height, rooms in enumerate(ORDER) for room in rooms}

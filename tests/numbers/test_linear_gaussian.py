@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gimtune.algebra.divergences import gaussian_log_prob
+from gimtune.algebra.encoders import Posterior
 from gimtune.algebra.likelihoods import Gaussian
 from gimtune.algebra.objective import Constants, Objective
 from gimtune.algebra.priors import make_prior
@@ -332,7 +333,9 @@ def test_the_evidence_is_exact_where_the_encoder_is_the_posterior():
     view.posterior, view.objective, view.parameters, view.prior = posterior, objective, parameters, objective.prior
     view.images, view.prior_tensors = images(x), constants.prior
     for codes in (1, 7, 100):
-        found = marginal.importance(view, torch.arange(300), codes)
+        found = marginal.importance(
+            view, view.images[:300], Posterior(*(p[:300] for p in view.posterior)), view.random("log_px"), codes
+        )
         # the floor of sigma is left out of the encoder's log-variance and added again
         assert found.numpy() == pytest.approx(evidence(x.numpy(), loading), abs=1e-6)
 
