@@ -1,4 +1,4 @@
-"""Tables of README.md and the pages in docs/, made from the declarations: ``python docs/tables.py`` writes them anew.
+"""Tables of the pages in docs/, made from the declarations: ``python docs/tables.py`` writes them anew.
 
 A region between ``<!-- NAME -->`` and ``<!-- end -->`` is replaced; a test keeps regions and declarations equal.
 """
@@ -23,7 +23,7 @@ from gimtune.algebra.priors import PRIORS, make_prior
 from gimtune.algebra.restrictions import RESTRICTIONS
 from gimtune.vocabulary import Model
 
-FILES = (ROOT / "README.md", ROOT / "docs" / "models.md", ROOT / "docs" / "monitoring.md")
+FILES = (ROOT / "docs" / "models.md", ROOT / "docs" / "monitoring.md")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
