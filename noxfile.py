@@ -91,7 +91,7 @@ def benchmarks(session: nox.Session) -> None:
         small["epoch_against_pythae"] = "--epochs 1 --images 2000"
         small["trial_against_handwritten"] = "--epochs 1 --repeats 1 --images 1000 --loaders tensor"
     with tempfile.TemporaryDirectory() as folder:
-        grid = ("models=[vae,beta_vae,ae]", "budget.epochs=2", "budget.evaluate_every=1", *FEWER)
+        grid = ("models=[beta_vae]", "budget.epochs=6", "budget.evaluate_every=3", "budget.patience=null", *FEWER)
         session.run(*STUDY, *grid, f"storage_path={folder}")
         (run,) = Path(folder).glob("tradeoff/*")
         small["search_on_digits"] = f"{run} --samplers random --trials 3 --seeds 1"

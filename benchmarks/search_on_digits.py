@@ -67,6 +67,8 @@ def problem(run: Path) -> Problem:
     final = final[np.isfinite(final).all(axis=1)]
     corner = np.median(final, axis=0).tolist()
     ceiling = moocore.hypervolume(final, ref=corner, maximise=[d == "max" for d in config.objectives.values()])
+    if not ceiling > 0:
+        raise ValueError(f"{run}: no member is better than the median in all of {', '.join(keys)}")
     found = Problem(config.data.name, config, epochs, reports, counts, corner, float(ceiling))
     print(
         f"{run}: {len(grid)} members, {sum(s == Status.DIVERGED for s in status.values())} diverged, "

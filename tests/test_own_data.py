@@ -122,7 +122,7 @@ def test_numbers_become_bytes_without_being_cut(tmp_path):
     for name, values in (("float", levels), ("sixteen", (levels * 65_535).round().astype(np.uint16))):
         np.save(tmp_path / f"{name}.npy", np.repeat(values, 100, 0))
         found = data.load("images", path=str(tmp_path / f"{name}.npy"))
-        assert found.images["train"][0].flatten().tolist() == list(range(256))
+        assert (found.images["train"][0].flatten() == np.arange(256)).all()
     folder = tmp_path / "deep"
     folder.mkdir()
     for i in range(100):
@@ -152,6 +152,20 @@ def test_files_are_decoded_once(tmp_path, monkeypatch):
     Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
     os.utime(file, (1, 1))
     assert data.load("images", path=str(place)).digest != first.digest
+
+
+def test_the_first_images_stand_for_all(tmp_path):
+    np.savez(tmp_path / "set.npz", images=pictures(300), labels=np.sort(np.arange(300) % 3))
+    found = data.load("images", path=str(tmp_path / "set.npz"))
+    for split in data.SPLITS:
+        assert {*found.labels[split][:15].tolist()} == {0, 1, 2}
+    images = {split: pictures(90).transpose(0, 3, 1, 2) for split in data.SPLITS}
+    labels = {split: np.sort(np.arange(90) % 3) for split in data.SPLITS}
+    found = data.from_splits("mine", images, labels, 255.0)
+    assert {*found.labels["test"][:15].tolist()} == {0, 1, 2}
+    assert whole(found) == sorted(
+        (i.tobytes(), int(x)) for s in data.SPLITS for i, x in zip(images[s], labels[s], strict=True)
+    )
 
 
 def test_a_small_class_stays_in_training():

@@ -27,7 +27,11 @@ DOCS = Path(__file__).parents[1] / "docs" / "python.md"
 def folder(evaluation, tmp_path_factory):
     """A run folder's members: a VAE, an autoencoder and a translator."""
     place = tmp_path_factory.mktemp("run")
-    for model, options in (("vae", {"network": {"name": "mlp", "hidden": [48, 32]}}), ("wae_mmd", {}), ("cyclegan", {})):
+    for model, options in (
+        ("vae", {"network": {"name": "mlp", "hidden": [48, 32]}}),
+        ("wae_mmd", {}),
+        ("cyclegan", {}),
+    ):
         for _ in trained([member_of(model, **options)], evaluation, place):
             pass
     return place

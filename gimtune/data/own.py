@@ -106,6 +106,9 @@ def in_splits(name: str, where: str, found: Mapping[str, Found], seed: int) -> D
     if missing:
         pictures["train"], labels["train"] = found["train"].images[kept], labels["train"][kept]
     for split in SPLITS:
+        # the first of a split stand for all of it where so many are enough; files stand in the order of their names
+        order = np.random.default_rng(seed).permutation(len(labels[split]))
+        pictures[split], labels[split] = pictures[split][order], labels[split][order]
         if len(labels[split]) < _FEWEST:
             raise ValueError(
                 f"{where}: {len(labels[split])} {split} images; {_FEWEST} or more are needed in each split"
