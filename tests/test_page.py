@@ -28,7 +28,9 @@ from gimtune.analysis import front
 from gimtune.analysis.__main__ import main
 from gimtune.analysis.export.report import write_report
 from gimtune.analysis.export.reproduce import command
+from gimtune.analysis.page.page import _beside
 from gimtune.analysis.page.points import POINTS
+from gimtune.analysis.statistics.verdicts import Claim, Verdict
 from gimtune.results.load import Study
 from gimtune.study import composition, resolve
 from gimtune.vocabulary import Member, Status
@@ -422,3 +424,22 @@ def test_a_page_is_whole_or_absent(tmp_path: Path) -> None:
         write_report([tmp_path])
     assert (tmp_path / "report.html").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "study.db"}
+
+
+@pytest.mark.parametrize(
+    ("others", "told"),
+    [
+        (("holds", "", "", ""), "The same by the probe on means."),
+        (
+            ("holds", "holds", "holds", "undecided"),
+            "The same by the probe on means, with collapsed, stopped and diverged members, on the validation split at "
+            "half of the budget. On the validation split at the whole budget: undecided.",
+        ),
+        (("", "", "", ""), ""),
+    ],
+)
+def test_other_verdicts_of_a_claim_are_told_apart_where_they_differ(others: tuple[str, ...], told: str) -> None:
+    nothing = dict.fromkeys(Claim._fields, 0.0) | {"verdict": Verdict.HOLDS}
+    fields = ("with_means", "with_left_out", "at_half", "at_whole")
+    claim = Claim(**{**nothing, **dict(zip(fields, others, strict=True))})  # type: ignore[arg-type]
+    assert _beside(claim) == told

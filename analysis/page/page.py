@@ -187,7 +187,24 @@ def _answer(claim: Claim, verdicts: Verdicts) -> dict[str, Any]:
         "measured": _sentence(claim.effect),
         "note": _sentence(short(plain(claim.note), 600)),
         "look": claim.verdict.replace(" ", "-"),
+        "beside": _beside(claim) if known else "",
     }
+
+
+def _beside(claim: Claim) -> str:
+    """The claim's other verdicts: which are the same, and which are not."""
+    others = {
+        "by the probe on means": claim.with_means,
+        "with collapsed, stopped and diverged members": claim.with_left_out,
+        "on the validation split at half of the budget": claim.at_half,
+        "on the validation split at the whole budget": claim.at_whole,
+    }
+    same = [how for how, verdict in others.items() if verdict == claim.verdict]
+    told = [f"The same {', '.join(same)}."] if same else []
+    told += [f"{_sentence(how.removeprefix('and '))}: {v}." for how, v in others.items() if v and how not in same]
+    return (
+        " ".join(told).replace("The same and there", "The same on the validation split").replace(", and there", " and")
+    )
 
 
 def _sentence(text: str) -> str:
