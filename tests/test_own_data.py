@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from test_tuning import drive
+from test_tuning import Driver
 
 from gimtune import analysis, data
 from gimtune.data.dataset import parted
@@ -377,8 +377,11 @@ def test_a_study_of_ones_own_oblong_images_in_colour_runs_to_its_report(tmp_path
         "metrics.fid_samples=200",
         "metrics.ruler=never",
     )
-    process = drive(tmp_path, "study=tradeoff", *asked)
-    assert process.wait() == 0, process.said()
+    driver = Driver(tmp_path, "study=tradeoff", *asked)
+    try:
+        assert driver.wait() == 0, driver.said()
+    finally:
+        driver.end()
     (run,) = (tmp_path / "results" / "tradeoff").iterdir()
     trials = analysis.load(run).trials
     assert trials["data"].unique().tolist() == ["images:set"]

@@ -204,7 +204,7 @@ def once(trials: pd.DataFrame) -> pd.DataFrame:
     The strength is the sum of the restrictions' weights in the loss, which orders a curve whatever its models are
     called; where the configuration cannot be read, the member's ``weight``.
     """
-    trials = trials.assign(model=trials["model"].fillna("unknown").astype(str))
+    trials = trials.assign(model=trials["model"].astype(object).fillna("unknown").astype(str))
     try:
         curve = curves(trials)
     except _UNREADABLE:
