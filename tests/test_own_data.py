@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
+import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from test_tuning import Driver
+from torchvision import datasets
 
 from gimtune import analysis, data
 from gimtune.data.dataset import parted
@@ -22,7 +27,7 @@ from gimtune.metrics.random_network import RandomSource
 from gimtune.study.composition import load
 from gimtune.study.messages import ConfigError
 from gimtune.study.resolve import members
-from gimtune.tuning.plan import preflight
+from gimtune.tuning.plan import preflight, show
 
 RNG = np.random.default_rng
 
@@ -90,9 +95,11 @@ def test_every_form_gives_the_same_images_and_labels(tmp_path, kind, colour):
     found = data.load("images", path=str(place))
     assert found.image == (3 if colour else 1, 9, 7)
     assert whole(found) == rows(images, labels)
-    # 15 % of the 90 in each, a share of each class
-    for split, each in (("train", 20), ("validation", 5), ("test", 5)):
-        assert np.bincount(found.labels[split]).tolist() == [each] * 3
+    # 15 % of the 90 in each, the same share of every class but for what is left of a division by three
+    for split, count in (("train", 62), ("validation", 14), ("test", 14)):
+        each = np.bincount(found.labels[split])
+        assert each.sum() == count
+        assert np.ptp(each) <= 1
 
 
 def test_splits_that_are_given_are_kept(tmp_path):
@@ -154,6 +161,53 @@ def test_files_are_decoded_once(tmp_path, monkeypatch):
     assert data.load("images", path=str(place)).digest != first.digest
 
 
+def test_processes_share_the_files_of_the_cache(tmp_path):
+    place = written(tmp_path / "set", pictures())
+    found = data.load("images", path=str(place))
+    sent = pickle.dumps(found)
+    assert len(sent) < 4000  # the images alone are 17 kB
+    there = pickle.loads(sent)
+    assert whole(there) == whole(found)
+    assert there.digest == found.digest
+    # what maps a file, and not what a process holds of its own
+    assert all(str(data.kept.cache()) in mapped(there.images[split]) for split in data.SPLITS)
+    # another machine has no such files: the arrays go there themselves
+    apart = pickle.dumps(found.carried())
+    shutil.rmtree(data.kept.cache() / "data")
+    assert whole(pickle.loads(apart)) == whole(found)
+
+
+def mapped(array):
+    while not isinstance(array, np.memmap):
+        array = array.base
+    return str(array.filename)
+
+
+def test_what_is_damaged_in_the_cache_is_made_anew(tmp_path):
+    place = written(tmp_path / "set", pictures())
+    first = whole(data.load("images", path=str(place)))
+    (folder,) = (p for p in (data.kept.cache() / "data").iterdir() if p.is_dir())
+    left = folder.with_name(f".{folder.name}.1234")  # by somebody who was killed
+    left.mkdir()
+    for damaged in ("set.json", "labels.npz", "train.npy"):
+        content = (folder / damaged).read_bytes()
+        (folder / damaged).write_bytes(content[: len(content) // 2])
+        assert whole(data.load("images", path=str(place))) == first
+    assert not left.exists()
+
+
+def test_a_cache_without_room_is_named(tmp_path):
+    place = written(tmp_path / "set", pictures())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, limits[1]))
+    try:
+        with pytest.raises(ValueError, match=r"no room for .* GiB of decoded images \(File too large\)"):
+            data.load("images", path=str(place))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [p.suffix for p in (data.kept.cache() / "data").iterdir()] == [".lock"]
+
+
 def test_the_first_images_stand_for_all(tmp_path):
     np.savez(tmp_path / "set.npz", images=pictures(300), labels=np.sort(np.arange(300) % 3))
     found = data.load("images", path=str(tmp_path / "set.npz"))
@@ -173,6 +227,73 @@ def test_a_small_class_stays_in_training():
     kept, out = parted(labels, 30, 0)
     assert sorted([*kept, *out]) == list(range(len(labels)))
     assert np.bincount(labels[out], minlength=4).tolist() == [24, 5, 0, 0]
+
+
+def test_many_small_classes_still_make_a_split():
+    # 15 % of three images is less than a half of one, of every class
+    kept, out = parted(np.repeat(np.arange(100), 3), 45, 0)
+    assert len(out) == 45
+    assert len(kept) == 255
+
+
+# torchvision's
+
+
+def idx(values):
+    """An IDX file of bytes, as the MNIST family has them."""
+    return bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape) + values.tobytes()
+
+
+@pytest.fixture
+def kmnist(tmp_path):
+    """Files as torchvision leaves them: 400 images to train on, and 60 to test."""
+    raw = tmp_path / "there" / "KMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for word, count, seed in (("train", 400, 0), ("t10k", 60, 1)):
+        (raw / f"{word}-images-idx3-ubyte").write_bytes(idx(pictures(count, (28, 28), False, seed)))
+        (raw / f"{word}-labels-idx1-ubyte").write_bytes(idx((np.arange(count) % 10).astype(np.uint8)))
+    return raw.parents[1]
+
+
+def test_sets_of_torchvision_are_read_where_they_are(kmnist, monkeypatch):
+    found = data.load("kmnist", root=str(kmnist))
+    assert [len(found.images[split]) for split in data.SPLITS] == [340, 60, 60]
+    assert found.image == (1, 28, 28)
+    known = rows(pictures(400, (28, 28), False), np.arange(400) % 10)
+    known += rows(pictures(60, (28, 28), False, 1), np.arange(60) % 10)
+    assert whole(found) == sorted(known)
+    monkeypatch.setenv("GIMTUNE_DATA", str(kmnist))
+    same = data.load("torchvision", dataset="KMNIST")
+    assert same.digest == found.digest
+    assert data.load("torchvision", dataset="KMNIST", size=16).image == (1, 16, 16)
+
+
+def test_sets_of_torchvision_are_fetched_when_they_are_asked_for_alone(kmnist, monkeypatch):
+    monkeypatch.delenv("GIMTUNE_DATA", raising=False)
+    fetched = []
+    monkeypatch.setattr(datasets.KMNIST, "download", lambda self: fetched.append(self.root))
+    with pytest.raises(FileNotFoundError, match=r"data=kmnist: no KMNIST in .*; data\.download=true fetches it"):
+        data.load("kmnist")
+    assert not fetched
+    with pytest.raises(FileNotFoundError, match="data=kmnist: torchvision's KMNIST cannot be downloaded"):
+        data.load("kmnist", download=True)
+    assert fetched
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dataset": "CIFAR1O"}, "torchvision has none of that name; it has CIFAR10"),
+        ({"dataset": "KMNIST", "size": 2}, "data.size=2: allowed are"),
+        ({"dataset": "KMNIST", "subset": "letters"}, "data.dataset=KMNIST"),
+        ({}, "data.dataset: missing"),
+    ],
+)
+def test_what_torchvision_lacks_is_said(kmnist, options, said):
+    with pytest.raises((ValueError, FileNotFoundError)) as refusal:
+        data.load("torchvision", root=str(kmnist), **options)
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
 
 
 # What is wrong
@@ -261,11 +382,11 @@ def broken(folder: Path, what: str) -> tuple[str, str]:
     elif what == "int64":
         arrays, said = {"images": np.zeros((90, 8, 8), np.int64)}, "is int64; allowed are uint8, uint16"
     elif what == "few labels":
-        arrays, said = {"images": images, "labels": labels[:50]}, "labels are int64 (50,)"
-    elif what == "attributes":
-        arrays, said = {"images": images, "labels": np.zeros((90, 4), int)}, "labels are int64 (90, 4)"
+        arrays, said = {"images": images, "labels": labels[:50]}, "labels is int64 (50,)"
+    elif what == "cube of labels":
+        arrays, said = {"images": images, "labels": np.zeros((90, 4, 2), int)}, "labels is int64 (90, 4, 2)"
     elif what == "fractions":
-        arrays, said = {"images": images, "labels": labels / 2}, "labels are float64"
+        arrays, said = {"images": images, "labels": labels / 2}, "labels is float64 (90,)"
     if arrays is not None:
         options["path"] = str(folder / "set.npz")
         np.savez(options["path"], **arrays)
@@ -277,7 +398,7 @@ BROKEN = (
 nowhere, empty folder, text file, damaged file, half a file, two sizes, file beside classes, empty class, few images
 class without training, no training, labels in one split, size 0, size 2000, size [8], option, no path
 parquet of text, no parquet, parquet without label, content, no npz, pickles, no images, four colours, vectors, none
-beyond one, nan, int64, few labels, attributes, fractions
+beyond one, nan, int64, few labels, cube of labels, fractions
 """.strip()
     .replace("\n", ", ")
     .split(", ")
@@ -291,6 +412,15 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path, what):
         data.load("images", **json.loads(options))
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_classes_that_are_not_held_out_are_named(tmp_path):
+    np.savez(tmp_path / "set.npz", images=pictures(100), labels=["cat"] * 60 + ["dog"] * 37 + ["owl"] * 2 + ["yak"])
+    plan = study("data=images", f"data.path={tmp_path / 'set.npz'}", "training.batch_size=16")
+    assert plan.data.notes == ("classes of one or two images are in the training split alone: owl, yak",)
+    console = Console(record=True, width=200)
+    show(plan, console)
+    assert f"note: {plan.data.notes[0]}" in console.export_text()
 
 
 def study(*overrides: str):
@@ -308,7 +438,7 @@ def test_studies_that_need_labels_or_more_images_are_refused(tmp_path):
         ConfigError, match=r"metrics\.fid_features=classifier: images has no labels; allowed are random"
     ):
         study(*own, "objectives={fid: min, mi_noised: max}", "metrics.fid_features=classifier")
-    with pytest.raises(ConfigError, match=r"training\.batch_size=128: images has 60 training images"):
+    with pytest.raises(ConfigError, match=r"training\.batch_size=128: images has 62 training images"):
         study("data=images", f"data.path={written(tmp_path / 'other', pictures())}")
 
 

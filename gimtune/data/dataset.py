@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,34 @@ SPLITS = ("train", "validation", "test")
 WHERE = ("root", "download")
 
 
+class Mapped(Mapping[str, NDArray[Any]]):
+    """Arrays by split in a folder of the cache, read-only, and read from the disk where they are looked at.
+
+    Pickled it is the folder's path, so that all processes of a machine share one copy in memory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open: dict[str, NDArray[Any]] = {}
+
+    def __getitem__(self, split: str) -> NDArray[Any]:
+        if split not in SPLITS:
+            raise KeyError(split)
+        if split not in self._open:
+            # a plain array: a memmap's own class would be copied where it is sent
+            self._open[split] = np.asarray(np.load(self.folder / f"{split}.npy", mmap_mode="r"))
+        return self._open[split]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SPLITS)
+
+    def __len__(self) -> int:
+        return len(SPLITS)
+
+    def __reduce__(self) -> tuple[type[Mapped], tuple[Path]]:
+        return Mapped, (self.folder,)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Images and labels by split.
@@ -27,6 +56,7 @@ class Dataset:
         labels: int64, (n,) each.
         digest: of the content and of the split.
         other: images of another data set that stand for the second domain; see `second`.
+        notes: what a user should know of how it was read.
     """
 
     name: str
@@ -35,6 +65,8 @@ class Dataset:
     scale: float
     digest: str
     other: Mapping[str, NDArray[np.uint8]] | None = None
+    targets: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -54,6 +86,16 @@ class Dataset:
         for split in ("validation", "test"):
             content.update(np.ascontiguousarray(self.images[split]).data)
         return content.hexdigest()[:8]
+
+    @property
+    def mapped(self) -> bool:
+        """Whether its images are files of this machine, and take no memory that is a process' own."""
+        return isinstance(self.images, Mapped)
+
+    def carried(self) -> Dataset:
+        """The same with arrays in place of files, to be sent to machines that do not have them."""
+        other = None if self.other is None else dict(self.other)
+        return replace(self, images=dict(self.images), other=other)
 
     @property
     def first_half(self) -> int:
@@ -143,13 +185,19 @@ def stratified(labels: NDArray[np.integer[Any]], held: float, seed: int) -> tupl
 def parted(labels: NDArray[np.integer[Any]], held: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Places of the labels (n,) that are kept, and of about as many as ``held`` that are not: a share of each class.
 
-    A class of one or two stays whole in what is kept, where `stratified` would refuse it.
+    Shares are rounded so that they add up, even where no class has a whole one. A class of one or two stays whole in
+    what is kept, where `stratified` would refuse it.
     """
     source, out = np.random.default_rng(seed), np.zeros(len(labels), bool)
-    for one in np.unique(labels):
-        own = np.flatnonzero(labels == one)
-        count = round(len(own) * held / len(labels)) if len(own) > 2 else 0
-        out[source.permutation(own)[:count]] = True
+    classes, counts = np.unique(labels, return_counts=True)
+    shares = np.where(counts > 2, counts * held / len(labels), 0.0)
+    whole = np.floor(shares).astype(int)
+    # the largest remainders are rounded up; of equal ones, which is left to chance
+    left = round(shares.sum()) - whole.sum()
+    order = source.permutation(len(classes))
+    whole[order[np.argsort(-(shares - whole)[order], kind="stable")][:left]] += 1
+    for one, count in zip(classes, whole, strict=True):
+        out[source.permutation(np.flatnonzero(labels == one))[:count]] = True
     return np.flatnonzero(~out), np.flatnonzero(out)
 
 

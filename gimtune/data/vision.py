@@ -4,55 +4,89 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gimtune.data.dataset import DATASETS, Dataset, data_set
-from gimtune.data.own import Found, in_splits
+from gimtune.data.encoded import is_grey, pixels_of
+from gimtune.data.kept import Batches, Listing, keep
+from gimtune.data.own import shape_of
 from gimtune.files import cache
+
+#: What splits are called by torchvision.
+_CALLED = {"train": ("train", "trainval"), "validation": ("val", "valid"), "test": ("test",)}
+_BATCH = 500
 
 
 @DATASETS.register
 def torchvision(
-    seed: int, dataset: str, root: str | None = None, download: bool = True, subset: str | None = None
+    seed: int,
+    dataset: str,
+    root: str | None = None,
+    download: bool = False,
+    size: int | list[int] | None = None,
+    subset: str | None = None,
 ) -> Dataset:
-    """Any data set of images in torchvision.datasets, such as CIFAR100 or EMNIST (``subset`` is its ``split``).
+    """Any data set of images in torchvision.datasets, such as CIFAR100 or EMNIST (``subset`` is the latter's split).
 
-    Its validation images are taken from the training images where it has none of its own.
+    Splits that it does not have are taken from the training images, or from all. ``size`` is as that of images.
     """
-    return _made("torchvision", seed, dataset, root, download, subset)
+    return _kept("torchvision", seed, dataset, root, download, shape_of(size), subset)
 
 
 @data_set((3, 32, 32))
-def cifar10(seed: int, root: str | None = None, download: bool = True) -> Dataset:
+def cifar10(seed: int, root: str | None = None, download: bool = False) -> Dataset:
     """60,000 photographs of ten classes, 32 x 32 pixels in colour.
 
     Source: Krizhevsky 2009.
     """
-    return _made("cifar10", seed, "CIFAR10", root, download)
+    return _kept("cifar10", seed, "CIFAR10", root, download)
 
 
 @data_set((3, 32, 32))
-def svhn(seed: int, root: str | None = None, download: bool = True) -> Dataset:
+def svhn(seed: int, root: str | None = None, download: bool = False) -> Dataset:
     """99,289 house numbers, cut to one digit, 32 x 32 pixels in colour.
 
     Source: Netzer et al. 2011.
     """
-    return _made("svhn", seed, "SVHN", root, download)
+    return _kept("svhn", seed, "SVHN", root, download)
 
 
 @data_set((1, 28, 28))
-def kmnist(seed: int, root: str | None = None, download: bool = True) -> Dataset:
+def kmnist(seed: int, root: str | None = None, download: bool = False) -> Dataset:
     """70,000 handwritten hiragana of ten classes, 28 x 28 pixels.
 
     Source: Clanuwat et al. 2018.
     """
-    return _made("kmnist", seed, "KMNIST", root, download)
+    return _kept("kmnist", seed, "KMNIST", root, download)
 
 
-def _made(name: str, seed: int, kind: str, root: str | None, download: bool, subset: str | None = None) -> Dataset:
+def places(root: str | None) -> list[Path]:
+    """Folders in which the files of data sets are looked for."""
+    return [Path(place) for place in (root, os.environ.get("GIMTUNE_DATA"), cache()) if place]
+
+
+def _kept(
+    name: str,
+    seed: int,
+    kind: str,
+    root: str | None,
+    download: bool,
+    shape: tuple[int, int] | None = None,
+    subset: str | None = None,
+) -> Dataset:
+    where = f"data.dataset={kind}"
+    source = [kind, shape, subset, [str(place.resolve()) for place in places(root)]]
+    return keep(name, where, source, seed, lambda: _listed(_made(name, kind, root, download, subset), where, shape))
+
+
+def _made(name: str, kind: str, root: str | None, download: bool, subset: str | None) -> dict[str, Any]:
+    """torchvision's own data sets by split; where it has one alone, under ``train``."""
     from torchvision import datasets
 
     known = getattr(datasets, kind, None)
@@ -61,39 +95,85 @@ def _made(name: str, seed: int, kind: str, root: str | None, download: bool, sub
         close = get_close_matches(kind, every) or sorted(every)[:5]
         raise ValueError(f"data.dataset={kind}: torchvision has none of that name; it has {', '.join(close)}, ...")
     takes = inspect.signature(known.__init__).parameters
-    options: dict[str, dict[str, Any]]
-    if "train" in takes or kind == "EMNIST":
-        options = {"train": {"train": True}, "test": {"train": False}}
-    elif "split" in takes:
-        options = {"train": {"split": "train"}, "test": {"split": "test"}}
-    else:
-        raise ValueError(f"data.dataset={kind}: it has no splits that are called train and test")
-    if subset is not None:
-        options = {split: {**given, "split": subset} for split, given in options.items()}
-    place = root or os.environ.get("GIMTUNE_DATA") or str(cache())
-    make: Any = known
-    found = {}
-    for split, given in options.items():
+    why = ""
+    for place in places(root):
         try:
-            made = make(place, **given, **({"download": download} if "download" in takes or kind == "EMNIST" else {}))
+            return _splits(known, kind, takes, subset, place, False)
         except (OSError, RuntimeError) as error:
-            why = (str(error).splitlines() or [type(error).__name__])[0]
-            raise FileNotFoundError(f"data={name}: torchvision's {kind} is not to be had in {place} ({why})") from None
-        found[split] = _arrays(kind, made)
-    return in_splits(name, f"data.dataset={kind}", found, seed)
+            why = why or (str(error).splitlines() or [type(error).__name__])[0]
+    if not download:
+        told = ", ".join(map(str, places(root)))
+        raise FileNotFoundError(f"data={name}: no {kind} in {told} ({why}); data.download=true fetches it")
+    try:
+        return _splits(known, kind, takes, subset, Path(root) if root else cache(), True)
+    except (OSError, RuntimeError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FileNotFoundError(f"data={name}: torchvision's {kind} cannot be downloaded ({why})") from None
 
 
-def _arrays(kind: str, made: Any) -> Found:
-    images, labels = [], []
-    size = None
-    for picture, label in (made[i] for i in range(len(made))):
-        pixels = np.asarray(picture)
-        size = size or pixels.shape
-        if pixels.shape != size:
-            raise ValueError(f"data.dataset={kind}: images of {size} and of {pixels.shape}; allowed is one size")
-        if not isinstance(label, int | np.integer):
-            raise ValueError(f"data.dataset={kind}: its labels are {type(label).__name__}; allowed are classes")
-        images.append(pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
-        labels.append(int(label))
-    stacked = np.stack(images)
-    return Found(stacked[:, None] if stacked.ndim == 3 else stacked, np.array(labels))
+def _splits(
+    known: Any, kind: str, takes: Mapping[str, Any], subset: str | None, place: Path, download: bool
+) -> dict[str, Any]:
+    options: dict[str, Any] = {} if subset is None else {"split": subset}
+    if download and ("download" in takes or kind == "EMNIST"):
+        options["download"] = True
+    if "train" in takes or kind == "EMNIST":
+        return {split: known(str(place), train=split == "train", **options) for split in ("train", "test")}
+    if "split" not in takes or subset is not None:
+        return {"train": known(str(place), **options)}
+    found: dict[str, Any] = {}
+    for split, words in _CALLED.items():
+        for word in words:
+            if split not in found:
+                try:
+                    found[split] = known(str(place), split=word, **options)
+                except ValueError:  # it knows no split of that name
+                    continue
+    if "train" not in found:
+        raise ValueError(f"data.dataset={kind}: it has no split that is called train; data.subset names another")
+    return found
+
+
+def _listed(made: Mapping[str, Any], where: str, shape: tuple[int, int] | None) -> Listing:
+    sizes: dict[tuple[int, int], None] = {}
+    labels: list[tuple[Any, ...]] = []
+    grey = True
+    for picture, label in _every(made):
+        if not hasattr(picture, "mode"):
+            raise ValueError(f"{where}: its first is {type(picture).__name__}; allowed are data sets of images")
+        grey = grey and is_grey(picture)
+        sizes[picture.size] = None
+        if shape is None and len(sizes) > 1:
+            told = " and ".join(f"{w} x {h}" for w, h in sizes)
+            raise ValueError(f"{where}: images of {told}; data.size=N makes them one size")
+        labels.append(_label(where, label))
+    if not sizes:
+        raise ValueError(f"{where}: it has no images")
+    height, width = shape or next(iter(sizes))[::-1]
+
+    def batches() -> Batches:
+        pixels: list[NDArray[np.uint8]] = []
+        for i, (picture, _) in enumerate(_every(made), 1):
+            pixels.append(pixels_of(picture, not grey, (width, height)))
+            if len(pixels) == _BATCH or i == len(labels):
+                yield np.arange(i - len(pixels), i), np.stack(pixels)
+                pixels.clear()
+
+    first = next(iter(made.values()))
+    names = [name for name in getattr(first, "attr_names", ()) if name] or [f"label{k}" for k in range(len(labels[0]))]
+    columns = dict(zip(names, (np.array(values) for values in zip(*labels, strict=True)), strict=True))
+    splits = np.repeat([*made], [len(one) for one in made.values()])
+    return Listing(splits, columns, (1 if grey else 3, height, width), batches)
+
+
+def _every(made: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    return (one[i] for one in made.values() for i in range(len(one)))
+
+
+def _label(where: str, label: Any) -> tuple[Any, ...]:
+    """A label, or one of several columns, as plain values."""
+    plain = label.tolist() if hasattr(label, "tolist") else label
+    values = tuple(plain) if isinstance(plain, list | tuple) else (plain,)
+    if not all(isinstance(value, int | str) for value in values):
+        raise ValueError(f"{where}: its labels are {type(label).__name__}; allowed are classes")
+    return values

@@ -7,7 +7,7 @@ import torch
 from gimtune.metrics.features import features_of
 from gimtune.metrics.frechet import Statistics, frechet, reference
 from gimtune.metrics.measures import metric
-from gimtune.metrics.view import View
+from gimtune.metrics.view import CHUNK, View
 from gimtune.vocabulary import METRICS
 
 
@@ -16,7 +16,10 @@ def fid_worst(view: View) -> float:
     """Distance of one image that is generated always, the mean of the training images."""
 
     def worst() -> float:
-        mean = view.data.scaled("train", slice(None)).mean(0, keepdim=True)
+        images = view.data.images["train"]
+        # a part at a time: as numbers with a point, a large set is larger than memory
+        total = sum(part.sum(0, dtype=torch.float64) for part in images.split(CHUNK))
+        mean = (total / (len(images) * view.data.scale)).float()[None]
         features = features_of(view.network, mean).double()[0]
         return frechet(Statistics(features, torch.zeros_like(reference(view).covariance), None), reference(view))
 

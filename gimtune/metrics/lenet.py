@@ -7,7 +7,6 @@ trained on one thread, and are the same on processors of one kind.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import math
 from collections.abc import Hashable, Iterator, Mapping
@@ -22,10 +21,10 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from gimtune.algebra.seeds import generator
 from gimtune.data import Dataset
-from gimtune.files import cache, replacing
+from gimtune.files import cache, locked, replacing
 from gimtune.metrics.features import BATCH, FEATURES, Features, FeatureSource, digest
 from gimtune.networks import initial
-from gimtune.training import Adam
+from gimtune.training import Adam, Resident
 
 #: Weights that come with the package; `gimtune.metrics.shipped` makes them.
 SHIPPED = Path(__file__).parent / "weights"
@@ -136,7 +135,8 @@ def train_classifier(data: Dataset) -> dict[str, Tensor]:
     network.load_state_dict(
         {k: v for part in ("body", "head") for k, v in _prefixed(part, initial(getattr(shape, part), source))}
     )
-    images, labels = torch.from_numpy(data.images["train"].copy()), torch.from_numpy(data.labels["train"].copy())
+    known = Resident(data, torch.device("cpu"))
+    images, labels = known.images["train"], known.labels["train"]
     optimiser = Adam(list(network.parameters()), 4e-3, stacked=False)
     # a small data set needs more passes to see enough steps
     epochs = max(2, 16_000 // len(images))
@@ -148,8 +148,8 @@ def train_classifier(data: Dataset) -> dict[str, Tensor]:
             optimiser.step(loss, 2e-3 * (1 + math.cos(math.pi * step / len(parts))))
     rounded = {name: value.half() for name, value in network.state_dict().items()}
     network.load_state_dict({name: value.float() for name, value in rounded.items()})
-    guess = network.classify(torch.from_numpy(data.images["test"].copy()) / data.scale)
-    accuracy = (guess == torch.from_numpy(data.labels["test"].copy())).double().mean()
+    guess = network.classify(known.scaled("test", slice(None)))
+    accuracy = (guess == known.labels["test"]).double().mean()
     return {**rounded, "accuracy": accuracy}
 
 
@@ -177,7 +177,7 @@ def classifier(data: Dataset, folder: Path, device: torch.device) -> LeNet:
     state = _read(SHIPPED / file_name(data))
     if state is None:
         path = folder / file_name(data)
-        with _locked(path):
+        with locked(path):
             state = _read(path)
             if state is None:
                 state = train_classifier(data)
@@ -190,7 +190,7 @@ def provide(data: Dataset, cache: Path, folder: Path) -> None:
     path = folder / file_name(data)
     if folder.resolve() == cache.resolve() or (SHIPPED / path.name).is_file():
         return
-    with _locked(path):
+    with locked(path):
         if _read(path) is None:
             classifier(data, cache, torch.device("cpu"))
             _write(path, (cache / path.name).read_bytes())
@@ -227,15 +227,6 @@ def write(path: Path, state: Mapping[str, Tensor]) -> None:
 def _write(path: Path, content: bytes) -> None:
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as handle:
-        # the kernel lets go of it when the process dies, so no lock is left behind
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 @FEATURES.register

@@ -187,7 +187,9 @@ def _machine(error: BaseException | None) -> str | None:
 
 def _run(plan: Plan, run: Path, store: Store, console: Console) -> None:
     """Ray Tune over the packs that have not ended."""
-    config, data, sequential, total = plan.config, plan.data, plan.sequential, plan.total
+    config, sequential, total = plan.config, plan.sequential, plan.total
+    # workers of this machine open the files that it holds; those of a cluster are sent the arrays, once for each node
+    data = plan.data if plan.address is None else plan.data.carried()
     statuses = store.statuses()
     todo = longest_first(pack for pack in plan.packs if any(statuses[m.trial] not in ENDED for m in pack))
     if not todo and len(statuses) == total:
@@ -203,11 +205,13 @@ def _run(plan: Plan, run: Path, store: Store, console: Console) -> None:
     from gimtune.tuning.trackers import trackers
     from gimtune.tuning.trainable import GimTrial
 
-    size = sum(array.nbytes for array in data.images.values())
+    size = 0 if data.mapped else sum(array.nbytes for array in data.images.values())
     with connected(config, size) as where:
         parts = f"by {config.search.sampler}" if sequential else f"in {len(plan.packs)} trials"
         console.print(f"{total} members {parts}, run folder {folder.relative(run)}", **_PLAIN)
         console.print(where, **_PLAIN)
+        for note in data.notes:
+            console.print(f"note: {note}", **_PLAIN)
         trainable = tune.with_parameters(GimTrial, data=data)
         trainable.__qualname__ = GimTrial.__qualname__  # what the dashboard and `ps` show
         shown = Gauges(config.name, run.name)

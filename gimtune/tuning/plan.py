@@ -187,7 +187,10 @@ def show(plan: Plan, console: Console) -> None:
         budget = f"at most {budget}, each ending when it has levelled off"
     if plan.sequential:
         budget = f"members drawn at random stand for those that {config.search.sampler} will suggest; {budget}"
-    console.print(f"{budget}; nothing was started", soft_wrap=True, highlight=False, markup=False)
+    plain: Any = {"soft_wrap": True, "highlight": False, "markup": False}
+    console.print(f"{budget}; nothing was started", **plain)
+    for note in plan.data.notes:
+        console.print(f"note: {note}", **plain)
 
 
 def _further(made: list[Pack]) -> list[str]:
