@@ -26,7 +26,7 @@ from gimtune.metrics import Evaluation, flags
 from gimtune.metrics.random_network import RandomSource
 from gimtune.study.composition import load
 from gimtune.study.messages import ConfigError
-from gimtune.study.resolve import members
+from gimtune.study.resolve import members, whole_space
 from gimtune.tuning.plan import preflight, show
 
 RNG = np.random.default_rng
@@ -455,6 +455,24 @@ def test_other_images_in_the_same_place_are_other_members(tmp_path):
     }
     with pytest.raises(ValueError, match="its content is not what it was"):
         data.load(**first.data)
+
+
+def test_weights_of_a_set_without_a_sweep_go_with_its_pixels(tmp_path):
+    place = written(tmp_path / "set", pictures(shape=(14, 14)))
+    asked = ["study=tradeoff", "models=[beta_vae,aae]", "data=images", f"data.path={place}", "space.seed=0"]
+
+    def weights(*more):
+        config = load([*asked, "space.prior=normal", *more])
+        found = [(m.model, m.weight) for m in members(config)]
+        return [[w for model, w in found if model == wanted] for wanted in ("beta_vae", "aae")]
+
+    # 14 x 14 x 3 of MNIST's 28 x 28: three quarters
+    assert weights() == [[0.075, 0.75, 2.2, 7.5, 22], [0.003, 0.03, 0.3, 1, 3]]
+    # what a user writes is what is run
+    assert weights("space.weight={grid: [0.1, 1]}") == [[0.1, 1], [0.1, 1]]
+    drawn = whole_space(load([*asked, "search=random", "space.weight=${data.weight_ranges}"]))["weight"]
+    assert drawn["beta_vae"] == {"loguniform": [0.075, 22]}
+    assert drawn["aae"] == {"loguniform": [0.003, 3]}
 
 
 # Features

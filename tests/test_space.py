@@ -1,6 +1,7 @@
 """The syntax of search spaces."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -92,3 +93,39 @@ def test_malformed_spaces_are_refused(value, message):
 def test_a_grid_sampler_refuses_what_is_drawn():
     with pytest.raises(ValueError, match=r"space\.weight\.uniform.*search\.sampler=random"):
         list(space.expand({"weight": {"uniform": [0, 1]}}))
+
+
+def test_numbers_go_with_the_pixels_where_a_space_says_so():
+    asked = {
+        "per": "model",
+        "vae": {"loguniform": [0.1, 30], "pixels": 784},
+        "aae": {"grid": [0.1, 1]},
+        "default": {"grid": [0, 0.3, 3], "pixels": 100},
+    }
+    space.check("space.weight", asked)
+    assert space.sized(asked, lambda: 3072) == {
+        "per": "model",
+        "vae": {"loguniform": [0.39, 120]},
+        "aae": {"grid": [0.1, 1]},
+        "default": {"grid": [0, 9.2, 92]},
+    }
+    # of as many pixels the numbers are what they were, to the last digit
+    assert space.sized({"grid": [0.1234567], "pixels": 784}, lambda: 784) == {"grid": [0.1234567]}
+    # and where nothing asks, nothing is read
+    space.sized({"grid": [1, 2]}, lambda: pytest.fail("asked"))
+    assert space.sized("pixels", lambda: 1) == "pixels"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"grid": [1], "pixels": 0}, "space.weight.pixels=0: a whole number >= 1"),
+        ({"grid": [1], "pixels": 1.5}, "space.weight.pixels=1.5: a whole number >= 1"),
+        ({"grid": ["normal"], "pixels": 784}, "pixels multiplies numbers"),
+        ({"randint": [1, 9], "pixels": 784}, "pixels multiplies numbers"),
+        ({"grid": [1], "pixels": 784, "colours": 3}, "grid stands beside colours"),
+    ],
+)
+def test_what_cannot_be_multiplied_is_refused(asked, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        space.check("space.weight", asked)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gimtune.data.arrays import said
 from gimtune.data.dataset import DATASETS, Dataset, data_set
 from gimtune.data.encoded import is_grey, pixels_of
 from gimtune.data.kept import Batches, Listing, keep
@@ -100,15 +101,14 @@ def _made(name: str, kind: str, root: str | None, download: bool, subset: str | 
         try:
             return _splits(known, kind, takes, subset, place, False)
         except (OSError, RuntimeError) as error:
-            why = why or (str(error).splitlines() or [type(error).__name__])[0]
+            why = why or said(error).partition(" You can use")[0]
     if not download:
         told = ", ".join(map(str, places(root)))
         raise FileNotFoundError(f"data={name}: no {kind} in {told} ({why}); data.download=true fetches it")
     try:
         return _splits(known, kind, takes, subset, Path(root) if root else cache(), True)
     except (OSError, RuntimeError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FileNotFoundError(f"data={name}: torchvision's {kind} cannot be downloaded ({why})") from None
+        raise FileNotFoundError(f"data={name}: torchvision's {kind} cannot be downloaded ({said(error)})") from None
 
 
 def _splits(

@@ -81,8 +81,13 @@ def members(config: Config) -> list[Member]:
 
 
 def whole_space(config: Config) -> dict[str, Any]:
-    """The study's space with its models as one key more."""
-    return {"model": {"grid": list(_models(config))}, **config.space}
+    """The study's space with its models as one key more, and its numbers those of the study's images.
+
+    Raises:
+        ConfigError: as `image_of`, where the images' size matters.
+    """
+    own = {key: space.sized(value, lambda: math.prod(image_of(config))) for key, value in config.space.items()}
+    return {"model": {"grid": list(_models(config))}, **own}
 
 
 def member(config: Config, assignment: Mapping[str, Any]) -> Member:

@@ -4,6 +4,9 @@
     {choice: [...]} one of the values    {randint: [a, b]}      a <= n < b
     {per: model, vae: SPACE, default: SPACE}   by the value of another key (model, prior or restriction)
 
+Numbers of a space with a key ``pixels`` are those of images of so many, and are multiplied by the images' own number
+over it: ``{grid: [0.1, 1], pixels: 784}`` is ``{grid: [0.4, 4]}`` of images of 32 x 32 in colour.
+
 Anything else is a value. Spaces may stand inside a mapping that is one: ``{name: mixture, scale: {uniform: [.2, 1]}}``.
 """
 
@@ -19,6 +22,7 @@ import numpy as np
 LISTS = ("grid", "choice")
 RANGES = ("uniform", "loguniform", "randint")
 KINDS = (*LISTS, *RANGES)
+SIZED = "pixels"
 #: Keys that ``per`` may look at; they are resolved before the others.
 CONDITIONS = ("model", "prior", "restriction")
 
@@ -50,10 +54,12 @@ def check(key: str, value: Any) -> None:
         for name, inner in value.items():
             check(f"{key}.{name}", inner)
         return
-    if len(value) > 1:
-        others = ", ".join(str(k) for k in value if k != kinds[0])
+    if len(value) > 1 and {*value} != {kinds[0], SIZED}:
+        others = ", ".join(str(k) for k in value if k not in (kinds[0], SIZED))
         raise ValueError(f"{key}: a space has one kind; {kinds[0]} stands beside {others}")
     kind, content = kinds[0], value[kinds[0]]
+    if SIZED in value:
+        _check_sized(key, kind, content, value[SIZED])
     if kind in LISTS:
         if not isinstance(content, list) or not content:
             raise ValueError(f"{key}.{kind}={content}: it takes a list of one or more values")
@@ -68,6 +74,27 @@ def check(key: str, value: Any) -> None:
         raise ValueError(f"{key}.{kind}={content}: it takes positive numbers")
     if kind == "randint" and not all(isinstance(bound, int) and abs(bound) < 2**63 for bound in content):
         raise ValueError(f"{key}.{kind}={content}: it takes whole numbers of 64 bits")
+
+
+def _check_sized(key: str, kind: str, content: Any, pixels: Any) -> None:
+    if not isinstance(pixels, int) or isinstance(pixels, bool) or pixels < 1:
+        raise ValueError(f"{key}.{SIZED}={pixels!r}: a whole number >= 1, of pixels times colours")
+    if kind == "randint" or not isinstance(content, list) or not all(map(_is_number, content)):
+        raise ValueError(f"{key}.{kind}={content}: {SIZED} multiplies numbers, of grid, choice, uniform and loguniform")
+
+
+def sized(value: Any, pixels: Callable[[], int]) -> Any:
+    """A space without ``pixels``, its numbers being those of images of so many: to two digits.
+
+    Args:
+        pixels: times colours; asked for where it is needed alone.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    if SIZED not in value or not (kinds := [kind for kind in KINDS if kind in value]):
+        return {name: sized(inner, pixels) for name, inner in value.items()}
+    factor = pixels() / value[SIZED]
+    return {kinds[0]: [float(f"{factor * number:.2g}") if factor != 1 else number for number in value[kinds[0]]]}
 
 
 def _is_number(value: Any) -> bool:
