@@ -210,3 +210,26 @@ def test_images_as_codes_do_not_stand_beside_codes(small):
     best = front(pd.DataFrame(rows))
     assert best.left_out == {"codes of 64 dimensions, not 4": 1}
     assert set(best.points["model"]) == {"vae", "ae"}
+
+
+def test_factors_have_a_probe_each_and_a_mean(small, pack):
+    data = small.data.dataset
+    factors = {s: np.stack([y, y % 2, np.minimum(y, 2)], 1) for s, y in data.labels.items()}
+
+    def row(labels, targets=()):
+        changed = dataclasses.replace(data, labels=labels, targets=targets)
+        return pack_row(Evaluation(changed, small.network, CPU), pack)
+
+    several = row(factors, ("digit", "odd", "small"))
+    alone = [row({s: y[:, k] for s, y in factors.items()}) for k in range(3)]
+    for key in ("probe_codes", "probe_means", "knn_codes", "knn_means", "probe_chance"):
+        assert several[key] == pytest.approx(sum(one[key] for one in alone) / 3, abs=1e-12), key
+    digit, odd, low = (one["probe_codes"] for one in alone)
+    told = f"digit {digit:.3f}, odd {odd:.3f}, small {low:.3f}"
+    assert several["estimators"]["probe_codes"] == f"mean of {told}"
+    assert "several labels" in several["reasons"]["classes_covered"]
+    assert several["fid"] == alone[0]["fid"]
+
+
+def pack_row(evaluation, pack):
+    return evaluation.measure(pack.objective, pack.one(0), pack.members[0], ("validation",))

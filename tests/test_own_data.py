@@ -66,12 +66,13 @@ def rows(images, labels):
     )
 
 
-def parquet(path: Path, images, labels=None, column="image") -> Path:
-    def encoded(pixels):
-        stream = io.BytesIO()
-        Image.fromarray(pixels).save(stream, "PNG")
-        return {"bytes": stream.getvalue(), "path": None}
+def encoded(pixels):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return {"bytes": stream.getvalue(), "path": None}
 
+
+def parquet(path: Path, images, labels=None, column="image") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = {column: [encoded(i) for i in images]}
     pq.write_table(pa.table(columns if labels is None else {**columns, "label": labels}), path)
@@ -122,6 +123,27 @@ def test_splits_that_are_given_are_kept(tmp_path):
         parquet(files / f"{split}-00000-of-00001.parquet", pictures(count), [0, 1] * (count // 2))
     found = data.load("images", path=str(tmp_path / "hub"))
     assert [len(found.images[s]) for s in data.SPLITS] == [68, 12, 20]
+
+
+def test_several_columns_of_labels_are_read(tmp_path):
+    images, one, two = pictures(), np.arange(90) % 3, np.array(["red", "blue"])[np.arange(90) // 3 % 2]
+    stream = [i.tobytes() for i in np.moveaxis(images, -1, 1)]
+    np.savez(tmp_path / "a.npz", images=images, labels=np.stack([one, np.full(90, 7), one // 2], 1))
+    np.savez(tmp_path / "b.npz", images=images, shape=one, colour=two)
+    columns = {"image": [encoded(i) for i in images], "shape": one.tolist(), "colour": two.tolist(), "label": [0] * 90}
+    pq.write_table(pa.table(columns), tmp_path / "c.parquet")
+    for name, asked, targets, known in (
+        ("a.npz", {}, ("labels0", "labels2"), np.stack([one, one // 2], 1)),
+        ("b.npz", {"labels": ["shape", "colour"]}, ("shape", "colour"), np.stack([one, two == "red"], 1)),
+        ("c.parquet", {"labels": ["shape", "colour"]}, ("shape", "colour"), np.stack([one, two == "red"], 1)),
+        ("c.parquet", {"labels": "colour"}, ("colour",), two == "red"),
+    ):
+        found = data.load("images", path=str(tmp_path / name), **asked)
+        assert found.targets == targets
+        for split in data.SPLITS:
+            where = [stream.index(i.tobytes()) for i in found.images[split]]
+            assert (found.labels[split] == known[where]).all()
+    assert data.load("images", path=str(tmp_path / "a.npz")).notes == ("no label is labels1: the same of all images",)
 
 
 def test_numbers_become_bytes_without_being_cut(tmp_path):

@@ -53,9 +53,10 @@ class Dataset:
 
     Attributes:
         images: uint8, (n, c, h, w) each; ``scale`` is their white.
-        labels: int64, (n,) each.
+        labels: int64, (n,) each, or (n, k) for k columns of attributes or factors; all zero where there are none.
         digest: of the content and of the split.
         other: images of another data set that stand for the second domain; see `second`.
+        targets: names of the columns of labels.
         notes: what a user should know of how it was read.
     """
 
@@ -76,7 +77,7 @@ class Dataset:
 
     @property
     def classes(self) -> int:
-        """Number of labels; one where the images have none."""
+        """Number of classes, of the column with most; one where the images have no labels."""
         return int(self.labels["train"].max()) + 1
 
     @cached_property
@@ -126,9 +127,15 @@ class Dataset:
 
 
 def from_splits(
-    name: str, images: Mapping[str, NDArray[np.uint8]], classes: Mapping[str, NDArray[np.integer[Any]]], scale: float
+    name: str,
+    images: Mapping[str, NDArray[np.uint8]],
+    classes: Mapping[str, NDArray[np.integer[Any]]],
+    scale: float,
+    targets: tuple[str, ...] = (),
 ) -> Dataset:
     """A data set of its splits: images uint8 (n, h, w) or (n, c, h, w), ``scale`` being white, and labels (n,).
+
+    Labels may have several columns (n, k), whose names are ``targets``.
 
     The first images of a split stand for all of it where so many are enough: a split in the order of its classes is
     shuffled.
@@ -144,14 +151,17 @@ def from_splits(
     for split in SPLITS:
         if why := _malformed(split, images, labels, scale):
             raise ValueError(f"data={name}: {why}")
-        if labels[split][0] < labels[split][-1] and bool((np.diff(labels[split]) >= 0).all()):
+        first = labels[split] if labels[split].ndim == 1 else labels[split][:, 0]
+        if first[0] < first[-1] and bool((np.diff(first) >= 0).all()):
             order = np.random.default_rng(0).permutation(len(labels[split]))
             images[split], labels[split] = images[split][order], labels[split][order]
     content = hashlib.sha256()
     for split in SPLITS:
         content.update(images[split].tobytes())
         content.update(labels[split].tobytes())
-    return Dataset(name, images, labels, scale, content.hexdigest()[:16])
+    if labels["train"].ndim == 2 and not targets:
+        targets = tuple(f"label{k}" for k in range(labels["train"].shape[1]))
+    return Dataset(name, images, labels, scale, content.hexdigest()[:16], targets=targets)
 
 
 def _malformed(
@@ -165,8 +175,10 @@ def _malformed(
         return f"the split {split} is empty"
     if pictures.shape[1:] != images["train"].shape[1:]:
         return f"{split} images are {pictures.shape[1:]}, those of train {images['train'].shape[1:]}"
-    if own.shape != (len(pictures),):
+    if own.ndim not in (1, 2) or len(own) != len(pictures):
         return f"{len(own)} labels of {len(pictures)} {split} images"
+    if own.shape[1:] != labels["train"].shape[1:]:
+        return f"{split} labels have {own.shape[1:]} columns, those of train {labels['train'].shape[1:]}"
     if own.min() < 0:
         return f"{split} labels begin at {own.min()}; allowed are whole numbers from 0"
     if pictures.max() > scale:

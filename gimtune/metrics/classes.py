@@ -18,6 +18,8 @@ def classes_covered(view: View) -> Estimate:
     recognise = getattr(view.network, "recognise", None)
     if recognise is None:
         return undefined(f"the feature network {view.network.name} recognises no classes")
+    if view.labels.ndim == 2:
+        return undefined("images with several labels are of no one class")
     found = recognise(view.generated_features).cpu()
     labels = view.labels
     count = 1 + int(max(found.max(), labels.max()))

@@ -28,5 +28,6 @@ def fid_worst(view: View) -> float:
 
 @metric(METRICS["probe_chance"])
 def probe_chance(view: View) -> float:
-    """Accuracy of the answer that is right most often."""
-    return float(view.labels.bincount().max() / len(view.labels))
+    """Accuracy of the answer that is right most often; of several columns of labels, the mean."""
+    columns = view.labels.T if view.labels.ndim == 2 else view.labels[None]
+    return sum(float(labels.bincount().max() / len(labels)) for labels in columns) / len(columns)

@@ -62,24 +62,40 @@ class Probes(NamedTuple):
 
         The linear probe's is a mean over the draws, neighbours read a draw of each k-th part of the images.
         """
-        codes = (codes.double() - self.mean) / self.scale
-        labels = labels.to(codes.device)
-        right = self.classes[self.linear.predicted(codes)] == labels
-        near = torch.zeros(len(labels), dtype=torch.bool, device=codes.device)
-        for i in range(min(len(codes), len(labels))):
-            part = slice(i, None, len(codes))
-            near[part] = self._nearest(codes[i, part], self.known[i]) == labels[part]
-        return Scores(float(right.double().mean()), standard_error(right), float(near.double().mean()))
+        return mean_scores([self], codes, labels[:, None])[0]
 
-    def _nearest(self, codes: Tensor, known: Tensor) -> Tensor:
-        """The label that most of the nearest known codes have, the first of several: (n,)."""
-        squares, found = known.square().sum(1), []
-        for part in codes.split(max(1, _DISTANCES // len(known))):
-            # less what all distances of a code have in common
-            apart = torch.addmm(squares, part, known.T, alpha=-2)
-            near = self.labels[apart.topk(min(NEIGHBOURS, len(known)), largest=False).indices]
-            found.append(torch.nn.functional.one_hot(near, len(self.classes)).sum(1).argmax(1))
-        return self.classes[torch.cat(found)]
+
+def mean_scores(probes: Sequence[Probes], codes: Tensor, labels: Tensor) -> tuple[Scores, list[float]]:
+    """Mean accuracies of probes of the columns of labels (n, c), fitted to the same codes; and each column's linear.
+
+    Args:
+        codes: (k, n, d) for k draws, as `Probes.score` takes them.
+    """
+    first = probes[0]
+    codes = (codes.double() - first.mean) / first.scale
+    labels = labels.to(codes.device)
+    right = torch.stack(
+        [p.classes[p.linear.predicted(codes)] == own for p, own in zip(probes, labels.T, strict=True)]
+    ).double()
+    near = torch.zeros(len(labels), dtype=torch.float64, device=codes.device)
+    for i in range(min(len(codes), len(labels))):
+        part = slice(i, None, len(codes))
+        index = _nearest(codes[i, part], first.known[i])
+        for p, own in zip(probes, labels.T, strict=True):
+            votes = torch.nn.functional.one_hot(p.labels[index], len(p.classes)).sum(1)
+            near[part] += p.classes[votes.argmax(1)] == own[part]
+    each = right.flatten(1).mean(1).tolist()
+    return Scores(float(right.mean(0).mean()), standard_error(right.mean(0)), float(near.mean()) / len(probes)), each
+
+
+def _nearest(codes: Tensor, known: Tensor) -> Tensor:
+    """The nearest known codes of each code (n, d): (n, k)."""
+    squares, found = known.square().sum(1), []
+    for part in codes.split(max(1, _DISTANCES // len(known))):
+        # less what all distances of a code have in common
+        apart = torch.addmm(squares, part, known.T, alpha=-2)
+        found.append(apart.topk(min(NEIGHBOURS, len(known)), largest=False).indices)
+    return torch.cat(found)
 
 
 def standard_error(right: Tensor) -> float:
@@ -159,9 +175,18 @@ def fano(information: float, labels: Tensor) -> float:
     return 1 - low
 
 
-def _scores(view: View, name: str, codes: Callable[[View, str], Tensor]) -> Scores | str:
-    def fitted(views: Sequence[View]) -> list[Probes | str]:
-        return [_fitted(codes(v, "train"), v.training_labels) for v in views]
+class _Found(NamedTuple):
+    """Scores of a member's codes, and of which columns of labels they are the mean."""
+
+    scores: Scores
+    how: str
+
+
+def _scores(view: View, name: str, codes: Callable[[View, str], Tensor]) -> _Found | str:
+    targets = view.data.dataset.targets
+
+    def fitted(views: Sequence[View]) -> list[list[Probes] | str]:
+        return [_fitted(codes(v, "train"), _columns(v.training_labels), targets) for v in views]
 
     probes = view.together(("probes", name), fitted)
     if isinstance(probes, str):
@@ -169,14 +194,23 @@ def _scores(view: View, name: str, codes: Callable[[View, str], Tensor]) -> Scor
     scored = codes(view, view.split)
     if not bool(scored.isfinite().all()):
         return "codes of the split hold NaN or infinity"
-    return probes.score(scored, view.labels)
+    scores, each = mean_scores(probes, scored, _columns(view.labels))
+    how = ", ".join(f"{target} {value:.3f}" for target, value in zip(targets, each, strict=True)) if each[1:] else ""
+    return _Found(scores, f"mean of {how}" if how else "")
 
 
-def _fitted(codes: Tensor, labels: Tensor) -> Probes | str:
-    try:
-        return fit(codes, labels)
-    except ValueError as error:
-        return str(error).splitlines()[0]
+def _columns(labels: Tensor) -> Tensor:
+    return labels if labels.ndim == 2 else labels[:, None]
+
+
+def _fitted(codes: Tensor, columns: Tensor, targets: Sequence[str]) -> list[Probes] | str:
+    found = []
+    for i, labels in enumerate(columns.T):
+        try:
+            found.append(fit(codes, labels))
+        except ValueError as error:
+            return f"{f'{targets[i]}: ' if len(columns.T) > 1 else ''}{error}".splitlines()[0]
+    return found
 
 
 @metric(METRICS["probe_means"], METRICS["knn_means"])
@@ -198,14 +232,16 @@ def of_codes(view: View) -> dict[str, Estimate]:
     values = _estimates(keys, scores)
     if isinstance(scores, str) or not math.isfinite(information := view.value("mi_q")):
         return values
-    bound = fano(information, view.labels)
-    if scores.linear > bound + _BEYOND * scores.error:
+    columns = _columns(view.labels).T
+    bound = sum(fano(information, labels) for labels in columns) / len(columns)
+    if scores.scores.linear > bound + _BEYOND * scores.scores.error:
         flag = f"above what {information:.3g} nats (mi_q) allow by Fano's inequality: {bound:.3g}"
         values["probe_codes"] = values["probe_codes"]._replace(flag=flag)
     return values
 
 
-def _estimates(keys: tuple[str, str], scores: Scores | str) -> dict[str, Estimate]:
-    if isinstance(scores, str):
-        return dict.fromkeys(keys, undefined(scores))
-    return {keys[0]: Estimate(scores.linear, scores.error), keys[1]: Estimate(scores.neighbours)}
+def _estimates(keys: tuple[str, str], found: _Found | str) -> dict[str, Estimate]:
+    if isinstance(found, str):
+        return dict.fromkeys(keys, undefined(found))
+    linear = Estimate(found.scores.linear, found.scores.error, estimator=found.how)
+    return {keys[0]: linear, keys[1]: Estimate(found.scores.neighbours)}

@@ -29,8 +29,9 @@ def save_grid(images: Tensor, path: Path) -> None:
 
 
 def save_codes(codes: Tensor, labels: Tensor, path: Path) -> None:
-    """Codes (n, d) and labels (n,), as an NPZ."""
+    """Codes (n, d) and labels (n,), or the first column of (n, k), as an NPZ."""
     # half precision: for a map, and there may be ten thousand of them
-    halves, classes = codes.half().cpu().numpy(), labels.to(torch.int16).cpu().numpy()
+    first = labels if labels.ndim == 1 else labels[:, 0]
+    halves, classes = codes.half().cpu().numpy(), first.to(torch.int16).cpu().numpy()
     with replacing(path) as temporary:
         np.savez_compressed(temporary, codes=halves, labels=classes)

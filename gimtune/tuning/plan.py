@@ -155,6 +155,11 @@ def _check_data(config: Config, data: Dataset) -> None:
     name, count = config.data.name, len(data.images["train"])
     if count < config.training.batch_size:
         raise ConfigError(f"training.batch_size={config.training.batch_size}: {name} has {count} training images")
+    if data.classes > 1 and config.metrics.fid_features == "classifier" and len(data.targets) > 1:
+        raise ConfigError(
+            f"metrics.fid_features=classifier: {name} has {len(data.targets)} labels, and it is trained on one; "
+            "allowed are random, inception"
+        )
     if data.classes > 1:
         return
     if asked := sorted(LABELLED & set(config.objectives)):

@@ -43,6 +43,27 @@ def test_separable_clusters_are_read_without_error(rng):
     assert score(fitted, centres[test] + rng.normal(size=(2, COUNT, 8)), test) == (1.0, 0.0, 1.0)
 
 
+def test_several_columns_have_a_probe_each(rng):
+    # two factors of what a code is, and one that it says nothing of
+    train, test = (np.stack([labels_of(rng), labels_of(rng) % 3, rng.integers(0, 2, COUNT)], 1) for _ in range(2))
+
+    def codes(labels):
+        seen = np.concatenate([np.eye(CLASSES)[labels[:, 0]], 5 * np.eye(3)[labels[:, 1]]], 1)
+        return torch.from_numpy(seen + rng.normal(size=(2, *seen.shape)))
+
+    known, scored = codes(train), codes(test)
+    fitted = [probe.fit(known, torch.from_numpy(column)) for column in train.T]
+    found, each = probe.mean_scores(fitted, scored, torch.from_numpy(test))
+    alone = [f.score(scored, torch.from_numpy(column)) for f, column in zip(fitted, test.T, strict=True)]
+    assert each == [one.linear for one in alone]
+    assert found.linear == pytest.approx(sum(each) / 3, abs=1e-12)
+    assert found.neighbours == pytest.approx(sum(one.neighbours for one in alone) / 3, abs=1e-12)
+    assert each[1] > 0.95
+    assert abs(each[2] - 0.5) < 4 * 0.5 / math.sqrt(COUNT)
+    # images are right in all columns or in none to a degree: at most as if all columns were one
+    assert found.error <= max(one.error for one in alone)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_is_read_at_chance(seed):
     rng = np.random.default_rng(seed)
