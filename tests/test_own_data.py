@@ -21,6 +21,7 @@ from test_tuning import Driver
 from torchvision import datasets
 
 from gimtune import analysis, data
+from gimtune.data import published
 from gimtune.data.dataset import parted
 from gimtune.metrics import Evaluation, flags
 from gimtune.metrics.random_network import RandomSource
@@ -316,6 +317,107 @@ def test_what_torchvision_lacks_is_said(kmnist, options, said):
         data.load("torchvision", root=str(kmnist), **options)
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+# Sets with several labels
+
+
+ATTRIBUTES = ("Bald", "Smiling", "Young")
+
+
+@pytest.fixture
+def celeba(tmp_path):
+    """Files as torchvision leaves them, of 80 faces: images of 178 x 218, of which the middle alone is not black."""
+    folder = tmp_path / "there" / "celeba"
+    (folder / "img_align_celeba").mkdir(parents=True)
+    values = np.where(RNG(1).random((80, 3)) < 0.5, -1, 1)
+    names = [f"{i:06d}.jpg" for i in range(1, 81)]
+    for i, name in enumerate(names):
+        pixels = np.zeros((218, 178, 3), np.uint8)
+        pixels[39:179, 19:159] = 100 + i
+        Image.fromarray(pixels).save(folder / "img_align_celeba" / name, quality=95)
+    rows = [f"{name} {' '.join(f'{v:2d}' for v in own)}" for name, own in zip(names, values, strict=True)]
+    (folder / "list_attr_celeba.txt").write_text("\n".join(["80", " ".join(ATTRIBUTES) + " ", *rows]) + "\n")
+    parts = [f"{name} {min(i // 50 + i // 65, 2)}" for i, name in enumerate(names)]
+    (folder / "list_eval_partition.txt").write_text("\n".join(parts) + "\n")
+    return folder, values
+
+
+def test_celeba_is_cropped_and_has_its_splits_and_attributes(celeba):
+    folder, values = celeba
+    found = data.load("celeba", root=str(folder.parent))
+    assert found.image == (3, 64, 64)
+    assert found.targets == ATTRIBUTES
+    assert [len(found.images[split]) for split in data.SPLITS] == [50, 15, 15]
+    seen = []
+    for split in data.SPLITS:
+        # nothing of the black margin, which a JPEG file blurs by a pixel or two
+        inner = found.images[split][:, :, 2:-2, 2:-2].astype(int)
+        which = inner.mean((1, 2, 3)).round().astype(int) - 100
+        assert np.ptp(inner, axis=(1, 2, 3)).max() <= 8
+        assert (found.labels[split] == (values[which] > 0)).all()
+        seen += which.tolist()
+    assert sorted(seen) == list(range(80))
+    assert data.load("celeba", root=str(folder.parent), size=32).image == (3, 32, 32)
+
+
+@pytest.fixture
+def dsprites(tmp_path):
+    """An archive of the published form, with the pickled description that nobody reads."""
+    count = 400
+    classes = np.stack([np.zeros(count, int), *(np.arange(count) // k % k for k in (3, 6, 4, 5, 2))], 1)
+    images = (RNG(0).random((count, 64, 64)) < 0.2).astype(np.uint8)
+    (tmp_path / "there" / "dsprites").mkdir(parents=True)
+    file = tmp_path / "there" / "dsprites" / published._DSPRITES
+    np.savez_compressed(file, metadata=np.array({"a": 1}, object), imgs=images, latents_classes=classes)
+    return file, images, classes
+
+
+def test_dsprites_has_a_label_for_each_factor_that_varies(dsprites):
+    file, images, classes = dsprites
+    found = data.load("dsprites", root=str(file.parents[1]))
+    assert found.targets == ("shape", "scale", "orientation", "x", "y")
+    assert found.notes == ("no label is colour: the same of all images",)
+    assert [len(found.images[split]) for split in data.SPLITS] == [240, 80, 80]
+    assert found.scale == 1
+    stream = [one.tobytes() for one in images]
+    for split in data.SPLITS:
+        where = [stream.index(one.tobytes()) for one in found.images[split]]
+        assert (found.labels[split] == classes[where, 1:]).all()
+
+
+def test_damaged_files_of_these_sets_are_named(celeba, dsprites):
+    folder, _ = celeba
+    with pytest.raises(FileNotFoundError, match=r"data=celeba: no list_attr_celeba.txt, .*data\.download=true fetches"):
+        data.load("celeba", root=str(folder / "img_align_celeba"))
+    lines = (folder / "list_attr_celeba.txt").read_text().splitlines()
+    (folder / "list_attr_celeba.txt").write_text("\n".join([*lines[:5], lines[5][:12]]))
+    with pytest.raises(ValueError, match=r"list_attr_celeba\.txt: cannot be read"):
+        data.load("celeba", root=str(folder.parent))
+    (folder / "list_attr_celeba.txt").write_text("\n".join(lines))
+    (folder / "img_align_celeba" / "000007.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"000007\.jpg: cannot be read as an image"):
+        data.load("celeba", root=str(folder.parent))
+    (folder / "img_align_celeba" / "000007.jpg").unlink()
+    with pytest.raises(ValueError, match=r"000007\.jpg: cannot be read as an image"):
+        data.load("celeba", root=str(folder.parent))
+    file, *_ = dsprites
+    content = file.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:3000] + bytes(500) + content[3500:]):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"{published._DSPRITES}: cannot be read"):
+            data.load("dsprites", root=str(file.parents[1]))
+    np.savez(file, imgs=np.zeros((40, 64, 64), np.uint8))
+    with pytest.raises(ValueError, match="no array latents_classes; there are imgs"):
+        data.load("dsprites", root=str(file.parents[1]))
+
+
+def test_a_classifier_of_one_label_is_no_judge_of_several(dsprites):
+    file, *_ = dsprites
+    asked = ("data=dsprites", f"data.root={file.parents[1]}", "training.batch_size=16")
+    assert study(*asked).config.metrics.fid_features == "random"
+    with pytest.raises(ConfigError, match=r"fid_features=classifier: dsprites has 5 labels, and it is trained"):
+        study(*asked, "metrics.fid_features=classifier")
 
 
 # What is wrong

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from gimtune import parts
-from gimtune.data import digits, idx, kept, own, vision  # noqa: F401 - they register themselves
+from gimtune.data import digits, idx, kept, own, published, vision  # noqa: F401 - they register themselves
 from gimtune.data.dataset import DATASETS, SPLITS, WHERE, Dataset, from_splits, stratified
 from gimtune.data.idx import find
 
