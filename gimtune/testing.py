@@ -375,8 +375,7 @@ def check_data(name: str, **options: Any) -> None:
         whole = images.dtype == "uint8" and images.ndim == 4
         assert whole, f"data {name}: {split} images are no uint8 (n, c, h, w)"
         assert images.shape[1:] == one.image, f"data {name}: {split} images are {images.shape[1:]}, others {one.image}"
-        fit = len(labels) == len(images) and labels.ndim in (1, 2)
-        assert fit, f"data {name}: {len(labels)} labels of {len(images)} {split} images"
+        assert len(labels) == len(images), f"data {name}: {len(labels)} labels of {len(images)} {split} images"
         assert images.max() <= one.scale, f"data {name}: pixels beyond its white, {one.scale:g}"
         shared = sum(image.tobytes() in seen for image in images)
         # photographs of clothes come twice now and then
