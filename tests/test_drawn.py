@@ -244,7 +244,8 @@ def test_every_key_is_drawn():
 @given(overrides())
 def test_every_configuration_runs_or_is_refused_by_its_key(capsys, tmp_path, monkeypatch, arguments):
     monkeypatch.delenv("GIMTUNE_DATA", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # images that are to be decoded are locked there, whether or not there are any
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent / "cache"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("gimtune.study.composition.hydra", Quick)
     monkeypatch.setattr(idx, "_download", Absent)
