@@ -62,6 +62,7 @@ BAD = [
     (["~seed=3"], "~seed=3", "write seed=VALUE"),
     (["training.sigma_start=0"], "training.sigma_start=0", "greater than 0"),
     (["space.sigma_start=0"], "space.sigma_start=0", "> 0"),
+    (["space.beta1=1"], "space.beta1=1", "<= 0.9999"),
     (["space.encoder={grid: [0]}"], "space.encoder=0", "gaussian"),
     (["models=[aae]", "space.prior=uniform", "critic.log_prior=true"], "space.prior=uniform", "support"),
     (["models=[vae]", "space.restriction=latent/js"], "models=vae", "models=[ae]"),

@@ -398,6 +398,8 @@ def test_automatic_packs_hold_what_belongs_together_in_even_parts():
     assert sizes(five, workers=64) == [1] * 5
     made = packs([*twenty, *five], "auto", image, workers=3)
     assert [m.trial for pack in made for m in pack] == [m.trial for m in (*twenty, *five)]
+    assert sizes([member(learning_rate=rate, beta1=beta1) for rate in (1e-3, 1e-2) for beta1 in (0, 0.5)]) == [4]
+    assert sizes([member(batch_size=size) for size in (32, 64)]) == [1, 1]
 
 
 def test_a_network_that_keeps_a_processor_busy_is_alone_on_it_and_a_gpu_takes_what_its_memory_does():

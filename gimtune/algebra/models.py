@@ -18,7 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,63}")
 #: What stands in a study's space, in a row or in a weight's arguments already.
 _TAKEN = {*IDENTITY, *PROGRESS, *PROTOCOL, *METRICS, "restriction", "likelihood", "pixels", "learning_rate"}
-_TAKEN |= {"batch_size", "sigma_min", "sigma_start", "study"}
+_TAKEN |= {"beta1", "batch_size", "sigma_min", "sigma_start", "study"}
 
 
 def _accept(model: Any) -> tuple[str, Model]:

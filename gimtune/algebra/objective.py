@@ -50,12 +50,17 @@ class Constants(NamedTuple):
 
 @dataclass(frozen=True)
 class Player:
-    """Modules that one optimiser owns, and how it steps: ``steps`` times for one step of the model."""
+    """Modules that one optimiser owns, and how it steps: ``steps`` times for one step of the model.
+
+    Args:
+        learning_rate: as a multiple of the member's.
+        beta1: Adam's first moment decay, or None for the member's.
+    """
 
     name: str
     modules: tuple[str, ...]
     learning_rate: float
-    beta1: float
+    beta1: float | None
     steps: int
 
 
@@ -93,7 +98,7 @@ class Objective:
         if basis := self.encoder.basis(member.latent_dim):
             self.modules["basis"] = basis
         owned = (*self.modules, "prior") if self.prior.learned else tuple(self.modules)
-        self.players: tuple[Player, ...] = (Player("model", owned, member.learning_rate, member.beta1, 1),)
+        self.players: tuple[Player, ...] = (Player("model", owned, 1.0, None, 1),)
         self._critics: dict[str, Restriction] = {}
         for restriction in self.restrictions:
             if critic := restriction.critic:
@@ -105,8 +110,8 @@ class Objective:
                     options.get("channels", ()),
                 )
                 self._critics[restriction.key] = restriction
-                rate = member.learning_rate * critic.learning_rate
-                self.players += (Player(restriction.key, (restriction.key,), rate, critic.beta1, critic.steps),)
+                owned = (restriction.key,)
+                self.players += (Player(restriction.key, owned, critic.learning_rate, critic.beta1, critic.steps),)
         if self.likelihood.of_critic:
             self._judge = next(r for r in self._critics.values() if r.match is Match.DATA)
 

@@ -111,10 +111,10 @@ def fit(
     best, lowest = stack.leaves(), score(stack)
     waited = torch.zeros_like(lowest)
     for step in range(budget.steps):
-        rate = 0.5 * budget.learning_rate * (1 + math.cos(math.pi * step / budget.steps))
+        scale = 0.5 * (1 + math.cos(math.pi * step / budget.steps))
         with torch.enable_grad():
             total = loss(Stack.of(moving), step).sum()
-        optimiser.step(total, rate)
+        optimiser.step(total, scale)
         if (step + 1) % budget.every:
             continue
         leaves = [leaf.detach() for leaf in moving]

@@ -145,7 +145,7 @@ def train_classifier(data: Dataset) -> dict[str, Tensor]:
     with _one_thread():
         for step, index in enumerate(parts):
             loss = cross_entropy(network.head(network(images[index] / data.scale)), labels[index])
-            optimiser.step(loss, 2e-3 * (1 + math.cos(math.pi * step / len(parts))))
+            optimiser.step(loss, 0.5 * (1 + math.cos(math.pi * step / len(parts))))
     rounded = {name: value.half() for name, value in network.state_dict().items()}
     network.load_state_dict({name: value.float() for name, value in rounded.items()})
     guess = network.classify(known.scaled("test", slice(None)))

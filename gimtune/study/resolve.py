@@ -253,7 +253,7 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         learning_rate=_number(
             "learning_rate", values.get("learning_rate", config.training.learning_rate), 0, above=True
         ),
-        beta1=config.training.beta1,
+        beta1=_number("beta1", values.get("beta1", config.training.beta1), 0, high=0.9999),
         batch_size=_number("batch_size", values.get("batch_size", config.training.batch_size), 4, whole=True),
         epochs=config.budget.epochs,
         evaluate_every=config.budget.evaluate_every,

@@ -220,6 +220,7 @@ SWEPT: Mapping[str, str] = {
     "encoder": "kind of q(z|x)",
     "restriction": "match/divergence, for models that have none of their own",
     "learning_rate": "in place of training.learning_rate",
+    "beta1": "in place of training.beta1",
     "batch_size": "in place of training.batch_size",
     "sigma_min": "in place of training.sigma_min",
     "sigma_start": "in place of training.sigma_start",

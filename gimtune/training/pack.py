@@ -42,7 +42,7 @@ class Pack:
     a quarter of its speed. Members that end early leave the stack, and the rest goes on.
 
     Args:
-        members: they differ in weight, prior parameters and seed alone.
+        members: they differ in weight, prior parameters, Adam's learning rate and beta1, and seed alone.
         data: on the device that is trained on.
     """
 
@@ -76,10 +76,13 @@ class Pack:
         return [value for module in modules for value in self.parameters[module].values()]
 
     def _optimisers(self, moments: Mapping[str, Any] | None = None) -> dict[str, Adam]:
-        return {
-            p.name: Adam(self._owned(p.modules), p.learning_rate, p.beta1, **(moments[p.name] if moments else {}))
-            for p in self.objective.players
-        }
+        made = {}
+        for player in self.objective.players:
+            rates = [m.learning_rate * player.learning_rate for m in self.members]
+            decays = [m.beta1 if player.beta1 is None else player.beta1 for m in self.members]
+            moved = moments[player.name] if moments else {}
+            made[player.name] = Adam(self._owned(player.modules), rates, decays, **moved)
+        return made
 
     def _losses(self, player: str, x: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """Losses (M,) of one player."""

@@ -22,16 +22,18 @@ _ROOM = {"cpu": 2 * 2**30, "cuda": 8 * 2**30}
 #: Numbers that stand for each weight (gradient, two moments, the best so far, itself), and for each unit and example of
 #: a minibatch (values, gradients and what the chain rule keeps).
 _COPIES, _KEPT = 5, 12
+#: What the members of a pack have each for itself, beside weights and the prior's numbers.
+_OWN = frozenset({"weight", "seed", "learning_rate", "beta1"})
 Pack = list[Member]
 
 
 def key(member: Member) -> str:
-    """What members of one pack have in common: everything but weights, seed and the prior's floating-point options."""
+    """What members of one pack have in common: all but weights, seed, Adam's rates and the prior's numbers."""
     shared = json.loads(member.to_json()) | {
         "restrictions": [term[:2] for term in member.restrictions],
         "prior": make_prior(**member.prior).shape_key,
     }
-    return repr([shared[name] for name in sorted(shared) if name not in ("weight", "seed")])
+    return repr([shared[name] for name in sorted(shared) if name not in _OWN])
 
 
 def packs(

@@ -71,7 +71,7 @@ def trained(chosen, batch, *, pixels=0, codes=0, hidden=(64, 64), steps=400, siz
         return functional_call(network, weights, (inputs,))
 
     for step in range(steps):
-        optimiser.step(chosen.loss(batch(size, source), logits), rate * (1 - step / steps))
+        optimiser.step(chosen.loss(batch(size, source), logits), 1 - step / steps)
     return logits
 
 
