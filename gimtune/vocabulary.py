@@ -371,5 +371,6 @@ PROGRESS = (
 #: of those.
 ALIKE = ("fid_features", "fid_samples", "fid_reference_samples", "fid_reference")
 #: Columns that say how its metrics were measured; ``reasons`` is JSON {metric: why it is NaN}, ``flags`` JSON
-#: {metric: why it is not to be trusted}.
-PROTOCOL = (*ALIKE, "mi_images", "reasons", "flags", "estimators")
+#: {metric: why it is not to be trusted}, ``environment`` the short names of what it was made by, joined by ``+``
+#: (`gimtune.results.environment.made_by`; the facts ``environment NAME`` of a study say what they mean).
+PROTOCOL = (*ALIKE, "mi_images", "reasons", "flags", "estimators", "environment")

@@ -26,6 +26,7 @@ from gimtune.analysis.terminal import bare_table, front_title, rendered
 from gimtune.analysis.text import number, plain
 from gimtune.files import replacing
 from gimtune.results.budget import at_budget
+from gimtune.results.environment import mixed
 from gimtune.results.load import Study, load, pooled
 from gimtune.results.pareto import OBJECTIVES, Front, front, fronts_by
 from gimtune.results.tally import levelling
@@ -141,8 +142,8 @@ def print_front(
     best = with_shares(front(study.trials, objectives, only=only), np.random.default_rng(0))
     if study.older:
         console.print(Text(f"note: {study.older}"), soft_wrap=True)
-    if still := levelling(study.trials):
-        console.print(Text(f"note: {still}"), soft_wrap=True)
+    for note in filter(None, (levelling(study.trials), mixed(best.points, study.meta))):
+        console.print(Text(f"note: {note}"), soft_wrap=True)
     # what varies beside takes the room of the context
     context = CONTEXT if console.width >= _WIDE + 12 * len(study.varied) else ()
     table = front_table(best, context, most=_ROWS, shares=True)

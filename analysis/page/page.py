@@ -31,6 +31,7 @@ from gimtune.analysis.statistics.attainment import AttainmentDifference, with_sh
 from gimtune.analysis.statistics.verdicts import Claim, Verdicts, between, corrected
 from gimtune.analysis.tables import CONTEXT, Table, failure_table, front_table, group_tables
 from gimtune.analysis.text import number, plain, short
+from gimtune.results.environment import mixed
 from gimtune.results.load import Study, pooled, text_file
 from gimtune.results.pareto import OBJECTIVES, Front, front, fronts_by
 from gimtune.results.tally import levelling
@@ -132,8 +133,8 @@ def _facts(best: Front, trials: pd.DataFrame, runs: Sequence[Study]) -> list[str
     ]
     if collapsed := int(best.points["collapsed"].sum()):
         facts.append(f"{collapsed:,} with a collapsed posterior (I below .5 nats): no trade-off, whatever the numbers")
-    if still := levelling(trials):
-        facts.append(still)
+    meta = {key: value for study in runs for key, value in study.meta.items()}
+    facts += filter(None, (levelling(trials), mixed(best.points, meta)))
     for study in runs:
         if study.older:
             facts.append(f"{study.run.name}: {study.older}")

@@ -46,8 +46,11 @@ _TEXT = {
         "reasons",
         "flags",
         "estimators",
+        "environment",
     ),
 }
+#: Columns that stores of this format lack which were made before there was one; they are empty.
+_LATER = ("environment",)
 _WHOLE = {"epoch", "best_epoch", "seed", "latent_dim"}
 
 
@@ -203,7 +206,7 @@ class Store:
     def trials(self) -> pd.DataFrame:
         """One row per member, its last report, in the order they were planned."""
         found = self._of_today(self._frame("SELECT * FROM trials ORDER BY rowid"), ("", "test_"))
-        return found.assign(**dict.fromkeys(self.lacks)) if self.lacks else found
+        return found.assign(**dict.fromkeys([*self.lacks, *(name for name in _LATER if name not in found)]))
 
     def reports(self, arrival: bool = False) -> pd.DataFrame:
         """One row per evaluation, ordered by trial and epoch, or as they came in."""

@@ -31,13 +31,16 @@ def load(arguments: Sequence[str]) -> Config:
     Raises:
         ConfigError: anything unknown, of a wrong type or impossible.
     """
-    config = validated(_compose(list(arguments)))
+    # an option of another key whose value is no mapping
+    arguments = [re.sub(r"^resume\.across=", "across=", argument) for argument in arguments]
+    config = validated(_compose(arguments))
     if config.resume is None:
         return config
-    others = [a for a in arguments if not re.match(r"(resume|dry_run|ray\.\w+)=", a)]
+    others = [a for a in arguments if not re.match(r"(resume|across|dry_run|ray\.\w+)=", a)]
     if others:
         raise ConfigError(
-            f"{others[0]}: with resume only ray.* and dry_run may be given; the run's own file says the rest"
+            f"{others[0]}: with resume only resume.across, ray.* and dry_run may be given; "
+            "the run's own file says the rest"
         )
     run = config.resume
     if mirror.is_address(run):
@@ -50,7 +53,7 @@ def load(arguments: Sequence[str]) -> Config:
     stated = reopened(Path(run))
     given = {a.split("=")[0].removeprefix("ray.") for a in arguments if a.startswith("ray.")}
     ray = stated.ray.model_copy(update={key: getattr(config.ray, key) for key in given})
-    return stated.model_copy(update={"resume": run, "dry_run": config.dry_run, "ray": ray})
+    return stated.model_copy(update={"resume": run, "across": config.across, "dry_run": config.dry_run, "ray": ray})
 
 
 def reopened(run: Path) -> Config:

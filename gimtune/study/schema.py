@@ -205,6 +205,11 @@ class Config(_Section):
     )
     dry_run: bool = Field(description="list what would run, and stop")
     resume: str | None = Field(description="run folder to go on with")
+    across: bool = Field(
+        default=False,
+        description="resume.across=true goes on with a run where its numbers would come out otherwise: on another "
+        "kind of processor or device, with other versions",
+    )
 
 
 #: Sections that take the options of a part beside their own keys.

@@ -2,7 +2,7 @@
 
 from gimtune.training.adam import Adam
 from gimtune.training.checkpoints import reached, save
-from gimtune.training.device import Resident, default_device, precision
+from gimtune.training.device import Resident, default_device, made_by, precision
 from gimtune.training.loop import Rows, run
 from gimtune.training.pack import FORMAT, Fellow, Pack, pack_name
 
@@ -14,6 +14,7 @@ __all__ = [
     "Resident",
     "Rows",
     "default_device",
+    "made_by",
     "pack_name",
     "precision",
     "reached",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gimtune.algebra.objective import Constants, Objective
 from gimtune.data import Dataset
+from gimtune.results import environment
 from gimtune.vocabulary import Member
 
 
@@ -25,6 +26,13 @@ def precision(device: torch.device) -> torch.dtype:
     if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
         return torch.bfloat16
     return torch.float32
+
+
+def made_by(device: torch.device, threads: int) -> dict[str, str]:
+    """What numbers depend on that are computed on a device here (`gimtune.results.environment.made_by`)."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    multiplied = str(precision(device)).removeprefix("torch.")
+    return environment.made_by(name, multiplied, threads, torch.backends.cpu.get_cpu_capability())
 
 
 class Resident:

@@ -84,6 +84,7 @@ def run(
     folder: Path | None = None,
     note: Callable[[str], None] = lambda text: None,
     stopped: Callable[[], Collection[str]] = tuple,
+    environment: str = "",
 ) -> Iterator[Rows]:
     """Train a pack to its end; yields one row per member at every evaluation.
 
@@ -102,8 +103,10 @@ def run(
         note: is told of a checkpoint that cannot be read.
         stopped: names members that are to end where they stand; asked before every interval. They are measured on the
             test split and leave the pack.
+        environment: short name of the one that this process computes in; rows hold those of all that they came from.
     """
     training = _Training(members, evaluation, folder)
+    training.environments |= {environment: None} if environment else {}
     pack, every = training.pack, members[0].evaluate_every
     checkpoints = folder / "packs" / pack_name(members) if folder else None
     pending: Rows = []
@@ -144,18 +147,20 @@ class _Training:
         self.courses = {m.trial: Course(m.watched, m.restore, m.patience) for m in members}
         # validation metrics of the weights that each would end with
         self.best: dict[str, dict[str, Any]] = {}
+        self.environments: dict[str, None] = {}
 
     def state(self) -> dict[str, Any]:
         kept = {m.trial for m in self.pack.members}
         courses = {trial: course.state() for trial, course in self.courses.items() if trial in kept}
         best = {trial: json.dumps(row) for trial, row in self.best.items() if trial in kept}
-        return {**self.pack.state(), "courses": courses, "best_rows": best}
+        return {**self.pack.state(), "courses": courses, "best_rows": best, "environments": [*self.environments]}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.pack.restore(state)
         for trial, course in state["courses"].items():
             self.courses[trial].resumed(course)
         self.best = {trial: json.loads(row) for trial, row in state["best_rows"].items()}
+        self.environments = {**dict.fromkeys(state.get("environments", ())), **self.environments}
 
     def evaluated(self) -> tuple[Rows, Rows]:
         """Rows of all members, and further ones of those that end with weights of another evaluation; these leave."""
@@ -266,6 +271,7 @@ class _Training:
             "diverged": float(status is Status.DIVERGED),
             "seconds": pack.seconds[member.trial],
             "examples_per_second": images / trained if trained else math.nan,
+            "environment": "+".join(self.environments) or None,
             **metrics,
         }
         return {key: json.dumps(v, sort_keys=True) if isinstance(v, dict) else v for key, v in row.items()}

@@ -29,10 +29,10 @@ from gimtune.results.store import Store
 from gimtune.study.composition import dump
 from gimtune.study.machine import check_storage
 from gimtune.study.messages import ConfigError
-from gimtune.study.schema import SEQUENTIAL, Config
+from gimtune.study.schema import Config
 from gimtune.training import pack_name
 from gimtune.tuning.packs import Pack, asked, longest_first
-from gimtune.tuning.plan import Plan
+from gimtune.tuning.plan import Plan, to_go
 from gimtune.vocabulary import ENDED, Member, Metric
 
 #: Of one trial, over its whole life; `gimtune.tuning.attempts` gives up much sooner where nothing is gained.
@@ -61,7 +61,7 @@ def launch(plan: Plan, console: Console, finish: Callable[[Path], int]) -> int:
         # Ray reads it when it is imported, and knows no other way to keep all of its ports on the loopback address
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     stopped = None
-    joins = plan.address and (run is None or _to_go(config, run))
+    joins = plan.address and (run is None or to_go(config, run))
     with _joined(config, str(plan.address), run) if joins else nullcontext():
         if run is None:
             run = _new_run(plan)
@@ -73,7 +73,7 @@ def launch(plan: Plan, console: Console, finish: Callable[[Path], int]) -> int:
                     stopped = _run_and_annotate(plan, run, console)
             except KeyboardInterrupt:
                 pass
-            left = _to_go(config, run)
+            left = to_go(config, run)
             code = 130 if left else finish(run)
     if left:
         if stopped:
@@ -90,7 +90,7 @@ def _new_run(plan: Plan) -> Path:
     if run is None:
         raise ConfigError(f"storage_path={config.storage_path}: a hundred runs of this second are there already")
     (run / "config.yaml").write_text(dump(config))
-    (run / "environment.json").write_text(json.dumps(environment(parts.plugins()), indent=2) + "\n")
+    (run / "environment.json").write_text(json.dumps(environment(parts.plugins(), plan.made), indent=2) + "\n")
     with Store(run / "study.db", create=True) as store:
         store.annotate(
             name=config.name,
@@ -130,16 +130,6 @@ def _copied(config: Config, run: Path, console: Console) -> AbstractContextManag
         return nullcontext()
     console.print(f"copied to {address} every {mirror.EVERY:.0f} s", **_PLAIN)
     return mirror.mirrored(run, address, lambda text: console.print(f"note: {text}", **_PLAIN))
-
-
-def _to_go(config: Config, run: Path) -> int:
-    """How many of a run's members have not ended."""
-    with Store(run / "study.db") as store:
-        statuses = store.statuses()
-        left = sum(status not in ENDED for status in statuses.values())
-        if config.search.sampler in SEQUENTIAL and "exhausted" not in store.meta:
-            left += (config.search.trials or 0) - len(statuses)
-    return left
 
 
 def _joined(config: Config, address: str, run: Path | None) -> AbstractContextManager[None]:
@@ -210,7 +200,7 @@ def _run(plan: Plan, run: Path, store: Store, console: Console) -> None:
         parts = f"by {config.search.sampler}" if sequential else f"in {len(plan.packs)} trials"
         console.print(f"{total} members {parts}, run folder {folder.relative(run)}", **_PLAIN)
         console.print(where, **_PLAIN)
-        for note in data.notes:
+        for note in (*plan.notes, *data.notes):
             console.print(f"note: {note}", **_PLAIN)
         trainable = tune.with_parameters(GimTrial, data=data)
         trainable.__qualname__ = GimTrial.__qualname__  # what the dashboard and `ps` show

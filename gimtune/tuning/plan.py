@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,16 @@ from gimtune import parts
 from gimtune.data import Dataset
 from gimtune.metrics import FEATURES
 from gimtune.results import mirror
+from gimtune.results.environment import begun_in, changed, differences
 from gimtune.results.store import Store
 from gimtune.study.machine import check_machine, cluster_address
 from gimtune.study.messages import ConfigError
 from gimtune.study.resolve import members
 from gimtune.study.schema import SEQUENTIAL, Config
+from gimtune.training import default_device, made_by
 from gimtune.tuning.mo_asha import make_rungs
 from gimtune.tuning.packs import Pack, packs
-from gimtune.vocabulary import LABELLED, Member
+from gimtune.vocabulary import ENDED, LABELLED, Member
 
 #: Workers that a cluster is taken to have when packs are made.
 _CLUSTER = 32
@@ -41,6 +43,9 @@ class Plan:
         listed: packs that a dry run shows; of a search, random ones that stand for those that it will suggest.
         address: of the cluster to join; ``None`` for a Ray of its own.
         run: folder of the run to go on with; ``None`` for a new one.
+        made: what members' numbers depend on beside their configuration, of workers like this machine's
+            (`gimtune.results.environment.made_by`).
+        notes: what is to be said before it starts.
     """
 
     config: Config
@@ -48,6 +53,8 @@ class Plan:
     listed: list[Pack]
     address: str | None
     run: Path | None
+    made: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     @property
     def sequential(self) -> bool:
@@ -79,6 +86,9 @@ def preflight(config: Config) -> Plan:
     run = Path(config.resume).resolve() if config.resume else None
     planned = _planned(run) if run else members(config)
     address = cluster_address(config)
+    device = default_device() if config.resources.gpu else torch.device("cpu")
+    made = made_by(device, max(1, int(config.resources.cpu)))
+    notes = _moved(config, run, made, address) if run else ()
     if address and mirror.is_address(config.storage_path):
         raise ConfigError(f"storage_path={config.storage_path}: on a cluster, a folder that its nodes share")
     if address is None:
@@ -96,12 +106,48 @@ def preflight(config: Config) -> Plan:
         check(config)
     data = _data(config)
     _check_data(config, data)
-    device = "cuda" if config.resources.gpu else "cpu"
     if run:
         listed = _packs_of(run, planned)
     else:
-        listed = packs(planned, config.resources.members, data.image, device, _workers(config, address))
-    return Plan(config, data, listed, address, run)
+        kind = "cuda" if config.resources.gpu else "cpu"
+        listed = packs(planned, config.resources.members, data.image, kind, _workers(config, address))
+    return Plan(config, data, listed, address, run, made, notes)
+
+
+def to_go(config: Config, run: Path) -> int:
+    """How many of a run's members have not ended."""
+    with Store(run / "study.db") as store:
+        statuses = store.statuses()
+        left = sum(status not in ENDED for status in statuses.values())
+        if config.search.sampler in SEQUENTIAL and "exhausted" not in store.meta:
+            left += (config.search.trials or 0) - len(statuses)
+    return left
+
+
+def _moved(config: Config, run: Path, made: Mapping[str, str], address: str | None) -> tuple[str, ...]:
+    """What differs here from where a run was begun.
+
+    Raises:
+        ConfigError: numbers would differ, and nobody said that they may.
+    """
+    if not to_go(config, run):
+        return ()
+    harmless = changed(run)
+    notes = (f"not as where the run was begun, which no number depends on: {harmless}",) if harmless else ()
+    there = begun_in(run)
+    # of a cluster's nodes only its workers know; rows say what they were made by
+    ours = {k: v for k, v in made.items() if address is None or k not in ("device", "precision", "processor")}
+    if not (different := differences(ours, there)):
+        return notes
+    if config.across:
+        return (
+            *notes,
+            f"members may come out otherwise than where the run was begun: {different}",
+        )
+    raise ConfigError(
+        f"resume={run}: numbers would come out otherwise here: {different}. resume.across=true goes on all the same, "
+        "and rows say what they were made by"
+    )
 
 
 def _workers(config: Config, address: str | None) -> int:
@@ -194,7 +240,7 @@ def show(plan: Plan, console: Console) -> None:
         budget = f"members drawn at random stand for those that {config.search.sampler} will suggest; {budget}"
     plain: Any = {"soft_wrap": True, "highlight": False, "markup": False}
     console.print(f"{budget}; nothing was started", **plain)
-    for note in plan.data.notes:
+    for note in (*plan.notes, *plan.data.notes):
         console.print(f"note: {note}", **plain)
 
 

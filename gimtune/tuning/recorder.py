@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from gimtune.results.environment import fingerprint
 from gimtune.results.pareto import Front, front
 from gimtune.results.store import Store
 from gimtune.results.tally import Tally, essential, summary
@@ -102,6 +103,8 @@ class Recorder(Callback):
             self.console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
         if reason := result.get("stop"):
             raise Halted(reason)
+        if made := result.get("environment"):
+            self._met(json.loads(made))
         rows = list(rows_of(result).values())
         reported = [row for row in rows if "epoch" in row]
         self.store.report(reported)
@@ -116,6 +119,12 @@ class Recorder(Callback):
         for metric in LATEST:
             if values := [row[metric] for row in reported if math.isfinite(row.get(metric, math.nan))]:
                 self._latest[model, metric] = statistics.median(values)
+
+    def _met(self, made: dict[str, str]) -> None:
+        """Say once what a row's environment means."""
+        name = f"environment {fingerprint(made)}"
+        if name not in self.store.meta:
+            self.store.annotate(**{name: json.dumps(made)})
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         names = self._open(trial)

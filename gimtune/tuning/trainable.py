@@ -19,7 +19,8 @@ from ray.tune import PlacementGroupFactory
 from gimtune import parts
 from gimtune.data import Dataset
 from gimtune.metrics import Evaluation, features
-from gimtune.training import Rows, default_device, pack_name, run
+from gimtune.results.environment import fingerprint
+from gimtune.training import Rows, default_device, made_by, pack_name, run
 from gimtune.tuning.attempts import Attempts
 from gimtune.tuning.packs import as_text
 from gimtune.tuning.scheduler import halted_in
@@ -58,6 +59,7 @@ class GimTrial(tune.Trainable):
         torch.set_num_threads(max(1, int(config["cpu"])))
         self._plugins: dict[str, str] = config["plugins"]
         self._device = default_device() if config["gpu"] else torch.device("cpu")
+        self._made = made_by(self._device, torch.get_num_threads())
         if 0 < config["gpu"] < 1 and self._device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(config["gpu"])
         self._members = [Member.from_json(text) for text in config["members"]]
@@ -72,7 +74,7 @@ class GimTrial(tune.Trainable):
             if self._rows is None:
                 self._rows = self._begin()
             rows: Rows = next(self._rows)
-            return {**result(rows), "notes": self._told()}
+            return {**result(rows), "notes": self._told(), "environment": json.dumps(self._made)}
         except OSError as error:
             if error.errno in _MACHINE:
                 return self._stop(error)
@@ -90,7 +92,14 @@ class GimTrial(tune.Trainable):
         parts.load(self._plugins, expected=self._plugins)
         evaluation = _evaluation(self._data, self._folder, dict(self._members[0].metrics), self._device)
         pack = self._attempts.folder
-        return run(self._members, evaluation, self._folder, self._note, lambda: halted_in(pack))
+        return run(
+            self._members,
+            evaluation,
+            self._folder,
+            self._note,
+            lambda: halted_in(pack),
+            environment=fingerprint(self._made),
+        )
 
     def _again(self, error: Exception) -> dict[str, Any]:
         """The machine's doing: Ray starts the pack again, from its checkpoint, unless that has been tried often."""
