@@ -252,7 +252,7 @@ def check_encoder(name: str) -> None:
 
 
 def check_likelihood(name: str) -> None:
-    """A likelihood: finite nats for every image and a mean image in [0, 1], mapped and alone the same."""
+    """A likelihood: finite nats for every image and a mean in [0, 1] if it is bounded, mapped and alone the same."""
     likelihood = LIKELIHOODS[name]
     judged = (("posterior", "kl", 1.0), ("data", "js", 1.0)) if likelihood.of_critic else ()
     member = _member(likelihood=name, restrictions=judged)
@@ -266,7 +266,7 @@ def check_likelihood(name: str) -> None:
         output = scale * torch.randn(x.shape, generator=source)
         mean = likelihood.mean(output)
         assert mean.shape == x.shape, f"{what}: a mean of shape {tuple(mean.shape)}, not {tuple(x.shape)}"
-        assert bool(((mean >= 0) & (mean <= 1)).all()), f"{what}: a mean image outside [0, 1]"
+        assert not likelihood.bounded or 0 <= mean.min() <= mean.max() <= 1, f"{what}: a mean image outside [0, 1]"
         if not likelihood.of_critic:
             nats = likelihood.log_prob(x, output)
             assert nats.shape == (len(x),), f"{what}: log_prob of shape {tuple(nats.shape)}, not (n,)"
@@ -372,11 +372,11 @@ def check_data(name: str, **options: Any) -> None:
     seen: set[bytes] = set()
     for split in datasets.SPLITS:
         images, labels = one.images[split], one.labels[split]
-        whole = images.dtype == "uint8" and images.ndim == 4
-        assert whole, f"data {name}: {split} images are no uint8 (n, c, h, w)"
+        whole = images.ndim == 4 and (images.dtype == "uint8" or (one.vectors and images.shape[1:3] == (1, 1)))
+        assert whole, f"data {name}: {split} images are no uint8 (n, c, h, w) and no vectors, float32 (n, 1, 1, d)"
         assert images.shape[1:] == one.image, f"data {name}: {split} images are {images.shape[1:]}, others {one.image}"
         assert len(labels) == len(images), f"data {name}: {len(labels)} labels of {len(images)} {split} images"
-        assert images.max() <= one.scale, f"data {name}: pixels beyond its white, {one.scale:g}"
+        assert one.vectors or images.max() <= one.scale, f"data {name}: pixels beyond its white, {one.scale:g}"
         shared = sum(image.tobytes() in seen for image in images)
         # photographs of clothes come twice now and then
         assert shared <= len(images) // 200, f"data {name}: {shared} {split} images are in another split too"

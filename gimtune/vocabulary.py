@@ -292,6 +292,7 @@ _metrics: dict[str, Metric] = {
         Metric("recon_fid", _MIN, "features^2", "the same for reconstructions of the split", "Heusel et al. 2017"),
         Metric("fid_floor", _NONE, "features^2", "the same for as many training images, or all; mean of 10 draws"),
         Metric("kid", _MIN, "features^6", "kernel distance, unbiased, codes from the prior", "Binkowski 2018", True),
+        Metric("energy", _MIN, "data units", "energy distance of vectors, codes from the prior", "Szekely 2013", True),
         Metric("precision", _MAX, "fraction", "generated images among real ones", "Kynkaanniemi et al. 2019"),
         Metric("recall", _MAX, "fraction", "real images among generated ones", "Kynkaanniemi et al. 2019"),
         Metric(

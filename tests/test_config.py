@@ -142,7 +142,9 @@ def test_every_shipped_option_composes(tmp_path, monkeypatch):
         "dsprites": r"data=dsprites: no .*data\.download=true fetches it",
     }
     np.save(tmp_path / "set.npy", np.zeros((100, 8, 8), np.uint8))
+    np.save(tmp_path / "vectors.npy", np.random.default_rng(0).normal(size=(100, 3)))
     own = {"data=images": [f"data.path={tmp_path / 'set.npy'}"], "prior": ["model=aae"]}
+    own["data=vectors"] = [f"data.path={tmp_path / 'vectors.npy'}"]
     for group in ("study", "model", "prior", "data", "network", "search", "scheduler", "resources"):
         for option in configuration.options(group):
             # a model for the priors that not every one takes

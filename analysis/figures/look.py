@@ -55,6 +55,7 @@ _LABELS = {
     "fid": "FID",
     "fid_expost": "FID with ex-post codes",
     "recon_fid": "FID of reconstructions",
+    "energy": "Energy distance",
     "probe_codes": "Linear-probe accuracy on codes",
     "probe_means": "Linear-probe accuracy on posterior means",
     "knn_codes": "5-nearest-neighbour accuracy on codes",

@@ -1,4 +1,4 @@
-"""Likelihoods p(x|z) of images in [0, 1], summed over pixels, in nats, with every constant kept (models.md 0.0)."""
+"""Likelihoods p(x|z) of images in [0, 1] and of vectors, summed over values, in nats, with every constant kept."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Likelihood(ABC):
     Attributes:
         of_critic: it compares features of a critic and not pixels.
         density: it integrates to 1 over images.
+        bounded: its means lie in [0, 1], where images are; else it is a likelihood of vectors.
         cost: nats that it takes for a unit of squared error at least: the largest c such that
             log p(x|x) - log p(x|g) >= c (x - g)^2 for all grey values x and means g. It converts weights that a paper
             gives beside the squared error.
@@ -29,6 +30,7 @@ class Likelihood(ABC):
     name: ClassVar[str]
     of_critic: ClassVar[bool] = False
     density: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
     cost: ClassVar[float] = 1.0
 
     @abstractmethod
@@ -124,6 +126,10 @@ def _log_normaliser(logit: Tensor) -> Tensor:
     return torch.where(small, series, safe.log() - torch.tanh(0.5 * safe).log())
 
 
+def _as_it_is(output: Tensor) -> Tensor:
+    return output
+
+
 @LIKELIHOODS.register
 @dataclass(frozen=True)
 class Gaussian(Likelihood):
@@ -152,6 +158,16 @@ class Gaussian(Likelihood):
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(output.shape, generator=generator, device=output.device, dtype=output.dtype)
         return self.link(output) + math.sqrt(self.variance) * noise
+
+
+@LIKELIHOODS.register
+@dataclass(frozen=True)
+class RealGaussian(Gaussian):
+    """N(output, 1/2) of vectors of real values: -log p is the summed squared error plus a constant."""
+
+    name: ClassVar[str] = "real_gaussian"
+    bounded: ClassVar[bool] = False
+    link: Callable[[Tensor], Tensor] = _as_it_is
 
 
 @LIKELIHOODS.register
@@ -202,6 +218,18 @@ class Features(Likelihood):
 
     def mean(self, output: Tensor) -> Tensor:
         return output.sigmoid()
+
+
+@LIKELIHOODS.register
+@dataclass(frozen=True)
+class RealFeatures(Features):
+    """The same of vectors of real values: the mean is the decoder's output as it is."""
+
+    name: ClassVar[str] = "real_features"
+    bounded: ClassVar[bool] = False
+
+    def mean(self, output: Tensor) -> Tensor:
+        return output
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:

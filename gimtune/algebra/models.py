@@ -150,9 +150,15 @@ for _model in _ALL:
     MODELS.register(_model)
 
 
-def fixed_likelihood(model: Model) -> str | None:
-    """The likelihood that no study replaces, since it is what the model is: a critic's features, a pair's cycles."""
-    return model.likelihood if model.likelihood == "features" or model.prior else None
+def fixed_likelihood(model: Model, vectors: bool = False) -> str | None:
+    """The likelihood that no study replaces, since it is what the model is: a critic's features, a pair's cycles.
+
+    Args:
+        vectors: the data has vectors and no images.
+    """
+    if model.likelihood == "features":
+        return "real_features" if vectors else "features"
+    return model.likelihood if model.prior else None
 
 
 def classes(likelihood: str | None = None, encoder: str | None = None) -> list[tuple[str, ...]]:

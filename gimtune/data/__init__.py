@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from gimtune import parts
-from gimtune.data import digits, idx, kept, own, published, vision  # noqa: F401 - they register themselves
+from gimtune.data import digits, idx, kept, own, published, tables, vision  # noqa: F401 - they register themselves
 from gimtune.data.dataset import DATASETS, SPLITS, WHERE, Dataset, from_splits, stratified
 from gimtune.data.idx import find
 
@@ -26,6 +26,7 @@ __all__ = [
     "load",
     "stratified",
     "takes",
+    "vectors",
 ]
 
 
@@ -92,11 +93,22 @@ def content(name: str, seed: int, **options: Any) -> str | None:
     return _read(json.dumps([name, seed, options], sort_keys=True, default=str))[1]
 
 
+def vectors(name: str, seed: int, **options: Any) -> bool:
+    """Whether a data set has vectors, and not images.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load`.
+    """
+    if getattr(DATASETS.get(name), "image", None):
+        return False
+    return _read(json.dumps([name, seed, options], sort_keys=True, default=str))[2]
+
+
 @cache
-def _read(asked: str) -> tuple[tuple[int, int, int], str]:
+def _read(asked: str) -> tuple[tuple[int, int, int], str, bool]:
     name, seed, options = json.loads(asked)
     made = load(name, seed, **options)
-    return made.image, made.digest
+    return made.image, made.digest, made.vectors
 
 
 def takes(name: str) -> Mapping[str, Any]:

@@ -133,7 +133,7 @@ def listed_arrays(file: Path, shape: tuple[int, int] | None, named: Sequence[str
     if not pictures:
         there = ", ".join(entries) or "no arrays"
         raise ValueError(f"{file}: no images; there are {there}, and images or x_train would be looked for")
-    found = {split: _open(file, key, entries[key]) for split, key in pictures.items()}
+    found = {split: opened(file, key, entries[key]) for split, key in pictures.items()}
     images = {split: _image(f"{file}: {pictures[split]}", one) for split, one in found.items()}
     if len({*images.values()}) > 1:
         told = ", ".join(f"{pictures[split]} {image}" for split, image in images.items())
@@ -151,17 +151,17 @@ def listed_arrays(file: Path, shape: tuple[int, int] | None, named: Sequence[str
                 yield np.arange(row + start, row + start + len(part)), _resized(pixels, image)
             row += one.shape[0]
 
-    return Listing(splits, _labels(file, entries, found, named), image, batches)
+    return Listing(splits, labels_of(file, entries, found, named), image, batches)
 
 
-def _open(file: Path, key: str, entry: str | None) -> Stored:
+def opened(file: Path, key: str, entry: str | None) -> Stored:
     try:
         return Stored(file, entry)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise ValueError(f"{file}: {key} cannot be read ({said(error)})") from None
 
 
-def _labels(
+def labels_of(
     file: Path, entries: Mapping[str, str | None], images: Mapping[str, Stored], named: Sequence[str] | None
 ) -> dict[str, NDArray[Any]]:
     """Label columns by name, of the splits one after the other."""
@@ -176,7 +176,7 @@ def _labels(
     for split, one in images.items():
         keys = there[split] if named else dict([next(iter(there[split].items()))])
         for name, key in keys.items():
-            values = _open(file, key, entries[key]).whole()
+            values = opened(file, key, entries[key]).whole()
             if values.ndim > 2 or len(values) != one.shape[0] or values.dtype.kind not in "iuUSb":
                 raise ValueError(
                     f"{file}: {key} is {values.dtype} {values.shape}; one whole number or name for each of "

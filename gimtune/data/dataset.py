@@ -49,10 +49,10 @@ class Mapped(Mapping[str, NDArray[Any]]):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels by split.
+    """Images and labels by split; or vectors, which are images of one row and any real values.
 
     Attributes:
-        images: uint8, (n, c, h, w) each; ``scale`` is their white.
+        images: uint8, (n, c, h, w) each, ``scale`` being their white; of vectors float32, (n, 1, 1, d), at scale 1.
         labels: int64, (n,) each, or (n, k) for k columns of attributes or factors; all zero where there are none.
         digest: of the content and of the split.
         other: images of another data set that stand for the second domain; see `second`.
@@ -61,7 +61,7 @@ class Dataset:
     """
 
     name: str
-    images: Mapping[str, NDArray[np.uint8]]
+    images: Mapping[str, NDArray[Any]]
     labels: Mapping[str, NDArray[np.int64]]
     scale: float
     digest: str
@@ -74,6 +74,11 @@ class Dataset:
         """Colours, height, width."""
         colours, height, width = self.images["train"].shape[1:]
         return colours, height, width
+
+    @property
+    def vectors(self) -> bool:
+        """Whether they are vectors of real values, and not images in [0, 1]."""
+        return bool(self.images["train"].dtype == np.float32)
 
     @property
     def classes(self) -> int:
@@ -128,14 +133,15 @@ class Dataset:
 
 def from_splits(
     name: str,
-    images: Mapping[str, NDArray[np.uint8]],
+    images: Mapping[str, NDArray[Any]],
     classes: Mapping[str, NDArray[np.integer[Any]]],
-    scale: float,
+    scale: float = 1.0,
     targets: tuple[str, ...] = (),
 ) -> Dataset:
     """A data set of its splits: images uint8 (n, h, w) or (n, c, h, w), ``scale`` being white, and labels (n,).
 
-    Labels may have several columns (n, k), whose names are ``targets``.
+    Labels may have several columns (n, k), whose names are ``targets``. In place of images it may be vectors, float32
+    (n, d), which are taken as they are.
 
     The first images of a split stand for all of it where so many are enough: a split in the order of its classes is
     shuffled.
@@ -146,7 +152,8 @@ def from_splits(
     given = {split: (images.get(split), classes.get(split)) for split in SPLITS}
     if missing := [split for split, (pictures, own) in given.items() if pictures is None or own is None]:
         raise ValueError(f"data={name}: the split {missing[0]} is missing; there are {', '.join(images)}")
-    images = {s: np.ascontiguousarray(a if a.ndim == 4 else a[:, None]) for s, a in images.items()}
+    shape = {2: (slice(None), None, None), 3: (slice(None), None)}
+    images = {s: np.ascontiguousarray(a[shape[a.ndim]] if a.ndim in shape else a) for s, a in images.items()}
     labels = {s: np.ascontiguousarray(a, dtype=np.int64) for s, a in classes.items()}
     for split in SPLITS:
         if why := _malformed(split, images, labels, scale):
@@ -169,8 +176,12 @@ def _malformed(
 ) -> str | None:
     """What is wrong with a split, in words; ``None`` where nothing is."""
     pictures, own = images[split], labels[split]
-    if pictures.dtype != np.uint8 or pictures.ndim != 4:
-        return f"{split} images are {pictures.dtype} {pictures.shape}; allowed are uint8 (n, h, w) or (n, c, h, w)"
+    vectors = pictures.dtype == np.float32 and pictures.ndim == 4 and pictures.shape[1:3] == (1, 1)
+    if not vectors and (pictures.dtype != np.uint8 or pictures.ndim != 4):
+        return (
+            f"{split} images are {pictures.dtype} {pictures.shape}; allowed are uint8 (n, h, w) or (n, c, h, w), and "
+            "of vectors float32 (n, d)"
+        )
     if not len(pictures):
         return f"the split {split} is empty"
     if pictures.shape[1:] != images["train"].shape[1:]:
@@ -181,6 +192,8 @@ def _malformed(
         return f"{split} labels have {own.shape[1:]} columns, those of train {labels['train'].shape[1:]}"
     if own.min() < 0:
         return f"{split} labels begin at {own.min()}; allowed are whole numbers from 0"
+    if vectors:
+        return None if np.isfinite(pictures).all() else f"{split} vectors have values that are not finite"
     if pictures.max() > scale:
         return f"{split} images have pixels of {pictures.max()}, and white is {scale:g}"
     return None

@@ -42,7 +42,8 @@ class Listing:
         splits: of each image, (n,), in the words of `SPLITS`; those that are not there are made.
         labels: whole numbers or names, (n,), by what their column is called; none without labels.
         image: colours, height and width that all images will have.
-        batches: decodes every image once, in any order, as uint8 up to ``scale``.
+        batches: decodes every image once, in any order, as ``dtype`` up to ``scale``.
+        standardised: values are shifted and scaled so that each has mean 0 and deviation 1 over the training split.
     """
 
     splits: NDArray[np.str_]
@@ -50,6 +51,8 @@ class Listing:
     image: tuple[int, int, int]
     batches: Callable[[], Batches]
     scale: float = 255.0
+    dtype: type[np.generic] = np.uint8
+    standardised: bool = False
 
 
 def keep(name: str, where: str, source: Any, seed: int, listed: Callable[[], Listing]) -> Dataset:
@@ -103,7 +106,7 @@ def _opened(name: str, folder: Path) -> Dataset | None:
 
 def _make(where: str, folder: Path, seed: int, listing: Listing) -> None:
     codes, targets, notes = _coded(where, listing)
-    rows = _parts(where, listing.splits, codes, seed)
+    rows = _parts(where, listing, codes, seed)
     labels = {split: np.zeros(len(own), np.int64) if codes is None else codes[own] for split, own in rows.items()}
     for left in folder.parent.glob(f".{folder.name}.*"):  # of who was killed: the lock is ours
         shutil.rmtree(left, ignore_errors=True)
@@ -112,6 +115,8 @@ def _make(where: str, folder: Path, seed: int, listing: Listing) -> None:
     temporary.mkdir(parents=True)
     try:
         arrays = _written(temporary, rows, listing)
+        if listing.standardised:
+            _standardise(where, arrays)
         content = hashlib.sha256()
         for split in SPLITS:
             for start in range(0, len(arrays[split]), _CHUNK):
@@ -132,7 +137,7 @@ def _written(folder: Path, rows: Mapping[str, NDArray[np.int64]], listing: Listi
     for i, split in enumerate(SPLITS):
         file, shape = folder / f"{split}.npy", (len(rows[split]), *listing.image)
         try:
-            arrays[split] = open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+            arrays[split] = open_memmap(file, mode="w+", dtype=listing.dtype, shape=shape)
             with file.open("r+b") as handle:
                 # a full disk would otherwise end the process, at the page that finds no room
                 os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
@@ -152,6 +157,22 @@ def _written(folder: Path, rows: Mapping[str, NDArray[np.int64]], listing: Listi
         done += len(index)
     assert done == count, f"{done} of {count} images were decoded"
     return arrays
+
+
+def _standardise(where: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Shift and scale the splits' values, in place, by moments of the training split.
+
+    Raises:
+        ValueError: a value that is the same in all of that split.
+    """
+    train = arrays["train"]
+    mean, deviation = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
+    if len(same := np.flatnonzero(deviation.ravel() <= 1e-12 * (1 + np.abs(mean.ravel())))):
+        raise ValueError(f"{where}: value {same[0]} is the same in all training vectors; leave it out")
+    for values in arrays.values():
+        for start in range(0, len(values), _CHUNK):
+            part = values[start : start + _CHUNK]
+            part[...] = (part - mean) / deviation
 
 
 def _coded(where: str, listing: Listing) -> tuple[NDArray[np.int64] | None, tuple[str, ...], list[str]]:
@@ -183,17 +204,16 @@ def _coded(where: str, listing: Listing) -> tuple[NDArray[np.int64] | None, tupl
     return columns[0] if len(columns) == 1 else np.stack(columns, 1), tuple(kept), notes
 
 
-def _parts(
-    where: str, splits: NDArray[np.str_], codes: NDArray[np.int64] | None, seed: int
-) -> dict[str, NDArray[np.int64]]:
+def _parts(where: str, listing: Listing, codes: NDArray[np.int64] | None, seed: int) -> dict[str, NDArray[np.int64]]:
     """Rows of each split in the order in which they are kept; a split that is missing is taken from the training rows.
 
     The first of a split stand for all of it where so many are enough, and files stand in the order of their names: so
     each is shuffled.
     """
+    splits, what = listing.splits, "images" if listing.dtype is np.uint8 else "vectors"
     rows = {split: np.flatnonzero(splits == split) for split in SPLITS}
     if not len(rows["train"]):
-        raise ValueError(f"{where}: no training images; there are {', '.join(dict.fromkeys(splits.tolist()))}")
+        raise ValueError(f"{where}: no training {what}; there are {', '.join(dict.fromkeys(splits.tolist()))}")
     # by the classes, where there is one label; no share of every combination of several could be taken
     classes = codes if codes is not None and codes.ndim == 1 else np.zeros(len(splits), np.int64)
     whole, missing = len(rows["train"]), [split for split in ("test", "validation") if not len(rows[split])]
@@ -203,6 +223,6 @@ def _parts(
         rows[split], rows["train"] = rows["train"][out], rows["train"][stays]
     for split in SPLITS:
         if len(rows[split]) < _FEWEST:
-            raise ValueError(f"{where}: {len(rows[split])} {split} images; {_FEWEST} or more are needed in each split")
+            raise ValueError(f"{where}: {len(rows[split])} {split} {what}; {_FEWEST} or more are needed in each split")
         rows[split] = rows[split][np.random.default_rng(seed).permutation(len(rows[split]))]
     return rows

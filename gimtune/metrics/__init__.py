@@ -4,6 +4,7 @@ from gimtune.metrics import (  # noqa: F401 - they register themselves
     bounds,
     classes,
     ends,
+    energy,
     frechet,
     generation,
     information,

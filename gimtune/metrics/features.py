@@ -33,9 +33,14 @@ class Features(Protocol):
 
 
 class FeatureSource(ABC):
-    """Where a feature network comes from. ``settings`` are those of a study's section ``metrics``."""
+    """Where a feature network comes from. ``settings`` are those of a study's section ``metrics``.
+
+    Attributes:
+        of_vectors: it takes vectors (n, 1, 1, d) of real values, and not images.
+    """
 
     name: ClassVar[str]
+    of_vectors: ClassVar[bool] = False
 
     def check(self, settings: Mapping[str, Any]) -> None:  # noqa: B027 - most have nothing to check
         """Refuse what cannot be loaded, before Ray starts.
@@ -105,6 +110,26 @@ class Inception:
         colour = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
         features: Tensor = self._network(colour)[0]
         return features.flatten(1)
+
+
+class Values:
+    """The values of vectors themselves, (n, d)."""
+
+    name = "values"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+@FEATURES.register
+class ValuesSource(FeatureSource):
+    """The values of vectors themselves: a Frechet distance then sees their means and covariances, and nothing else."""
+
+    name: ClassVar[str] = "values"
+    of_vectors: ClassVar[bool] = True
+
+    def load(self, data: Dataset, settings: Mapping[str, Any], folder: Path, device: torch.device) -> Values:
+        return Values()
 
 
 @FEATURES.register

@@ -27,9 +27,17 @@ def kernel_distance(one: Tensor, other: Tensor, within: Tensor | None = None) ->
     Source: Binkowski et al. 2018, section 4; Efron & Stein 1981.
     """
     x, y = one.double(), other.double()
-    n, m = len(x), len(y)
-    within_x, within_y = row_sums(x), row_sums(y) if within is None else within
-    between = _cubic(x, y)
+    return jackknifed(row_sums(x), row_sums(y) if within is None else within, _cubic(x, y))
+
+
+def jackknifed(within_x: Tensor, within_y: Tensor, between: Tensor) -> tuple[float, float]:
+    """The squared discrepancy by a kernel, unbiased, and the jackknife's standard error over both samples.
+
+    Args:
+        within_x, within_y: sums of the kernel over all others of the same sample, (n,) and (m,).
+        between: the kernel of every pair, (n, m).
+    """
+    n, m = between.shape
     across_x, across_y = between.sum(1), between.sum(0)
     sums = within_x.sum(), within_y.sum(), across_x.sum()
 

@@ -88,6 +88,6 @@ def one_curve(formulas: Mapping[str, Iterable[str]]) -> dict[str, str]:
 
 def _terms(values: Mapping[str, Any]) -> list[tuple[tuple[str, str], float]]:
     # a critic whose features are the likelihood is looked at whatever it weighs
-    kept = values["likelihood"] == "features"
+    kept = values["likelihood"] in ("features", "real_features")
     terms = (((match, divergence), weight) for match, divergence, weight in values["restrictions"])
     return sorted((term, weight) for term, weight in terms if weight or (kept and term[0] == "data"))

@@ -312,7 +312,7 @@ def _first(*found: Any) -> Any:
 
 
 def _likelihood(config: Config, model: Model, values: Mapping[str, Any]) -> str:
-    likelihood = fixed_likelihood(model) or _first(
+    likelihood = fixed_likelihood(model, _vectors(config)) or _first(
         values.get("likelihood"), config.likelihood, model.likelihood, "bernoulli"
     )
     if not isinstance(likelihood, str) or likelihood not in LIKELIHOODS:
@@ -342,6 +342,13 @@ def image_of(config: Config) -> tuple[int, int, int]:
     """
     try:
         return data.image(config.data.name, config.data.seed, **_where(config))
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def _vectors(config: Config) -> bool:
+    try:
+        return data.vectors(config.data.name, config.data.seed, **_where(config))
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from None
 

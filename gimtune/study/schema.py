@@ -71,6 +71,7 @@ class Data(_Open):
     hidden: list[PositiveInt] = Field(description="default of network.hidden")
     critic_hidden: list[PositiveInt] = Field(min_length=1, description="default of critic.hidden")
     fid_features: str = Field(description="default of metrics.fid_features")
+    likelihood: str = Field(default="bernoulli", description="what studies give all models, so that they compare")
     pair: str | None = Field(description="second domain of a domain prior; null: the images turned and inverted")
     weights: Any = Field(description="default of space.weight: from no effect to collapse on this data")
     weight_ranges: Any = Field(description="the same, as ranges to search")
@@ -198,7 +199,9 @@ class Config(_Section):
     scheduler: Scheduler
     resources: Resources
     ray: Ray
-    objectives: dict[str, Literal["min", "max"]] = Field(description="of the Pareto front, with directions")
+    objectives: dict[str, Literal["min", "max"]] = Field(
+        description="of the Pareto front, with directions; null takes one out"
+    )
     storage_path: str = Field(description="folder for the runs, or s3://BUCKET/PREFIX for copies of them")
     checkpoints: Literal["front", "all"] = Field(
         description="whose weights are kept: each model's non-dominated members', or all"
@@ -210,6 +213,11 @@ class Config(_Section):
         description="resume.across=true goes on with a run where its numbers would come out otherwise: on another "
         "kind of processor or device, with other versions",
     )
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        return {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value
 
 
 #: Sections that take the options of a part beside their own keys.

@@ -47,6 +47,7 @@ class Resident:
     def __init__(self, dataset: Dataset, device: torch.device) -> None:
         self.dataset, self.device = dataset, device
         self.image, self.scale, self.classes = dataset.image, dataset.scale, dataset.classes
+        self.vectors = dataset.vectors
         self.images = {split: _tensor(a).to(device) for split, a in dataset.images.items()}
         self.labels = {split: _tensor(a) for split, a in dataset.labels.items()}
         self._domains: dict[tuple[str, str], Tensor] = {}

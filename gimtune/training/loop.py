@@ -22,11 +22,13 @@ from gimtune.results.course import Course
 from gimtune.training.checkpoints import keep, newest, save
 from gimtune.training.device import Resident
 from gimtune.training.pack import FORMAT, Fellow, Pack, pack_name
-from gimtune.training.samples import save_codes, save_grid
+from gimtune.training.samples import save_cloud, save_codes, save_grid
 from gimtune.vocabulary import Member, Status
 
 #: Validation images whose codes are kept, for a map of them.
 _CODES = 1000
+#: Vectors that are shown with their reconstructions.
+_JOINED = 200
 #: What a member's own numbers may raise; the others of its pack go on.
 _ITS_OWN = (ArithmeticError, RuntimeError, ValueError)
 Rows = list[dict[str, Any]]
@@ -285,12 +287,17 @@ def _kept(pack: Pack, evaluation: Measurements, index: int, folder: Path) -> str
     # clones: a slice of a stack would be saved with the whole stack behind it
     weights = tree_map(lambda leaf: leaf.clone().cpu(), parameters)
     save({"format": FORMAT, "member": member.to_json(), "parameters": weights}, folder / relative)
-    images = evaluation.samples(pack.objective, parameters, member, 64)
-    save_grid(images, folder / "samples" / f"{member.trial}.png")
-    # rows of images, and below each what the decoder makes of their codes
-    pairs = evaluation.reconstructions(pack.objective, parameters, member, 32)
-    rows = pairs.unflatten(1, (4, 8)).transpose(0, 1).flatten(0, 2)
-    save_grid(rows, folder / "samples" / f"{member.trial}-reconstructed.png")
-    codes, labels = evaluation.codes(pack.objective, parameters, member, _CODES)
+    whose = pack.objective, parameters, member
+    shown = folder / "samples" / f"{member.trial}.png", folder / "samples" / f"{member.trial}-reconstructed.png"
+    if pack.data.vectors:
+        save_cloud(pack.data.scaled("test", slice(_CODES)), evaluation.samples(*whose, _CODES), shown[0])
+        real, made = evaluation.reconstructions(*whose, _CODES)
+        save_cloud(real, made, shown[1], joined=_JOINED)
+    else:
+        save_grid(evaluation.samples(*whose, 64), shown[0])
+        # rows of images, and below each what the decoder makes of their codes
+        pairs = evaluation.reconstructions(*whose, 32)
+        save_grid(pairs.unflatten(1, (4, 8)).transpose(0, 1).flatten(0, 2), shown[1])
+    codes, labels = evaluation.codes(*whose, _CODES)
     save_codes(codes, labels, folder / "samples" / f"{member.trial}-latents.npz")
     return str(relative)

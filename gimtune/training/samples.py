@@ -28,6 +28,36 @@ def save_grid(images: Tensor, path: Path) -> None:
         picture.resize((side * width * zoom, side * height * zoom), Image.Resampling.NEAREST).save(temporary)
 
 
+def save_cloud(real: Tensor, made: Tensor, path: Path, joined: int = 0) -> None:
+    """Vectors (n, 1, 1, d) and made ones, (m, 1, 1, d), along the two main axes of the real ones, as a PNG.
+
+    Args:
+        joined: each made one belongs to a real one; so many pairs are shown, with a line between them.
+    """
+    from matplotlib.figure import Figure
+
+    real, made = (values.flatten(1).double().cpu() for values in (real, made))
+    middle = real.mean(0)
+    axes = torch.linalg.svd(real - middle, full_matrices=False).Vh[:2]
+    pairs = (real[:joined], made[:joined]) if joined else (real, made)
+    flat = [((values - middle) @ axes.T).numpy() for values in pairs]
+    # of one value alone: the other axis is their order
+    flat = [np.column_stack([v, np.linspace(-1, 1, len(v))]) if v.shape[1] == 1 else v for v in flat]
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    plane = figure.subplots()
+    if joined:
+        plane.plot(*np.stack(flat).transpose(2, 0, 1), color="0.7", linewidth=0.6, zorder=0)
+    for values, name in zip(flat, ("data", "reconstructed" if joined else "generated"), strict=True):
+        plane.scatter(values[:, 0], values[:, 1], s=6, label=name, linewidths=0)
+    low, high = flat[0].min(0), flat[0].max(0)
+    room = 0.3 * (high - low)
+    plane.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
+    plane.set(xlabel="first main axis of the data", ylabel="second")
+    plane.legend()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
+
+
 def save_codes(codes: Tensor, labels: Tensor, path: Path) -> None:
     """Codes (n, d) and labels (n,), or the first column of (n, k), as an NPZ."""
     # half precision: for a map, and there may be ten thousand of them

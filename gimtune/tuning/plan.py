@@ -15,6 +15,8 @@ from rich.table import Table
 
 from gimtune import data as datasets
 from gimtune import parts
+from gimtune.algebra.likelihoods import LIKELIHOODS
+from gimtune.algebra.priors import make_prior
 from gimtune.data import Dataset
 from gimtune.metrics import FEATURES
 from gimtune.results import mirror
@@ -106,6 +108,7 @@ def preflight(config: Config) -> Plan:
         check(config)
     data = _data(config)
     _check_data(config, data)
+    _check_kind(config, data, planned)
     if run:
         listed = _packs_of(run, planned)
     else:
@@ -214,6 +217,32 @@ def _check_data(config: Config, data: Dataset) -> None:
         )
     if config.metrics.fid_features == "classifier":
         raise ConfigError(f"metrics.fid_features=classifier: {name} has no labels; allowed are random, inception")
+
+
+def _check_kind(config: Config, data: Dataset, planned: list[Member]) -> None:
+    """Refuse what is of images where there are vectors, and of vectors where there are images.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    name, kind = config.data.name, "vectors" if data.vectors else "images"
+    fitting = [key for key, likelihood in LIKELIHOODS.items() if likelihood.bounded is not data.vectors]
+    for member in planned:
+        if data.vectors and make_prior(**member.prior).images:
+            raise ConfigError(
+                f"models={member.model}: its prior is made of images, and {name} has vectors; "
+                "model=vectors has the others"
+            )
+        if member.likelihood not in fitting:
+            raise ConfigError(
+                f"likelihood={member.likelihood} with models={member.model}: the data are {kind}; "
+                f"allowed are {', '.join(fitting)}"
+            )
+    if data.vectors is not FEATURES[config.metrics.fid_features].of_vectors:
+        allowed = [key for key, source in FEATURES.items() if source.of_vectors is data.vectors]
+        raise ConfigError(
+            f"metrics.fid_features={config.metrics.fid_features}: the data are {kind}; allowed are {', '.join(allowed)}"
+        )
 
 
 def show(plan: Plan, console: Console) -> None:

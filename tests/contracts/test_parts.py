@@ -362,8 +362,8 @@ def test_a_plugin_that_cannot_be_had_is_named(plugin, content, why):
 def test_data_says_which_options_it_takes():
     with pytest.raises(ValueError, match=r"data\.path=x: digits takes no options"):
         data.load("digits", path="x")
-    assert {*DATASETS} >= {"digits", "mnist", "fashion_mnist", "images", "torchvision"}
-    assert {*FEATURES} == {"classifier", "random", "inception"}
+    assert {*DATASETS} >= {"digits", "mnist", "fashion_mnist", "images", "vectors", "torchvision"}
+    assert {*FEATURES} == {"classifier", "random", "inception", "values"}
 
 
 # What somebody's own code may do
