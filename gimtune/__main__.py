@@ -8,12 +8,23 @@ from pathlib import Path
 
 from rich.console import Console
 
+from gimtune.interruption import Interrupted, Interruption
 from gimtune.study.composition import help_text, load
 from gimtune.study.messages import ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (0 done, 1 with failures, 2 bad input, 130 interrupted)."""
+    """Run the command line; returns the exit code: 0 done, 1 with failures, 2 bad input, 128 + a signal's number."""
+    with Interruption():
+        try:
+            return _main(arguments)
+        except KeyboardInterrupt as error:
+            # before there is a run to go on with, or while its report is written
+            print("Interrupted.", file=sys.stderr)
+            return error.code if isinstance(error, Interrupted) else 130
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["analysis"]:
         from gimtune.analysis.__main__ import main as analyse
@@ -53,10 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        # before there is a run to go on with, or while its report is written
-        print("Interrupted.", file=sys.stderr)
-        return 130
 
 
 def _parts(given: list[str], console: Console) -> int:

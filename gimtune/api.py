@@ -73,7 +73,7 @@ def run(study: str = "tradeoff", *, console: Console | None = None, **overrides:
     if ended:
         return Run(ended[0])
     folder = plan.run or max((storage(config) / config.name).iterdir(), key=lambda path: path.name)
-    if code == 130:
+    if code > 128:
         raise KeyboardInterrupt(f"interrupted; gimtune.run(resume={str(folder)!r}) goes on")
     raise RuntimeError(f"not finished; gimtune.run(resume={str(folder)!r}) goes on")
 

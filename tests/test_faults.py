@@ -191,10 +191,10 @@ import os, signal, sys
 if any("default_worker" in part for part in sys.argv) or "RAY_JOB_ID" in os.environ or "RAY_RAYLET_PID" in os.environ:
     import gimtune.training as training
     first = training.Pack.train_epoch
-    def train_epoch(self):
+    def train_epoch(self, *arguments):
         if self.members[0].model == "wvae":
             os.kill(os.getpid(), signal.SIGKILL)
-        return first(self)
+        return first(self, *arguments)
     training.Pack.train_epoch = train_epoch
 """
 

@@ -36,10 +36,10 @@ def load(arguments: Sequence[str]) -> Config:
     config = validated(_compose(arguments))
     if config.resume is None:
         return config
-    others = [a for a in arguments if not re.match(r"(resume|across|dry_run|ray\.\w+)=", a)]
+    others = [a for a in arguments if not re.match(r"(resume|across|dry_run|(ray|stop)\.\w+)=", a)]
     if others:
         raise ConfigError(
-            f"{others[0]}: with resume only resume.across, ray.* and dry_run may be given; "
+            f"{others[0]}: with resume only resume.across, ray.*, stop.* and dry_run may be given; "
             "the run's own file says the rest"
         )
     run = config.resume
@@ -51,9 +51,12 @@ def load(arguments: Sequence[str]) -> Config:
         except OSError as error:
             raise ConfigError(f"resume={run}: {str(error).splitlines()[0]}") from None
     stated = reopened(Path(run))
-    given = {a.split("=")[0].removeprefix("ray.") for a in arguments if a.startswith("ray.")}
-    ray = stated.ray.model_copy(update={key: getattr(config.ray, key) for key in given})
-    return stated.model_copy(update={"resume": run, "across": config.across, "dry_run": config.dry_run, "ray": ray})
+    of_now: dict[str, Any] = {"resume": run, "across": config.across, "dry_run": config.dry_run}
+    given = [argument.partition("=")[0].partition(".") for argument in arguments]
+    for section in ("ray", "stop"):
+        new = {key: getattr(getattr(config, section), key) for place, _, key in given if place == section}
+        of_now[section] = getattr(stated, section).model_copy(update=new)
+    return stated.model_copy(update=of_now)
 
 
 def reopened(run: Path) -> Config:

@@ -153,6 +153,18 @@ class Resources(_Section):
         return value
 
 
+class Stop(_Section):
+    grace: Annotated[float, Field(ge=0)] = Field(
+        default=30.0,
+        description="seconds that packs have to write down where they stand, after Ctrl-C, SIGTERM, SIGHUP or SIGUSR1",
+    )
+
+    @field_validator("grace", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class Ray(_Section):
     address: str | None = Field(
         description="of a running cluster: HOST:PORT, or auto for this machine's; local: one started here; "
@@ -199,6 +211,7 @@ class Config(_Section):
     scheduler: Scheduler
     resources: Resources
     ray: Ray
+    stop: Stop = Stop()
     objectives: dict[str, Literal["min", "max"]] = Field(
         description="of the Pareto front, with directions; null takes one out"
     )

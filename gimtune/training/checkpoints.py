@@ -1,4 +1,7 @@
-"""Checkpoints of a pack, which stand at the ends of epochs: written whole or not at all, and found again."""
+"""Checkpoints of a pack: written whole or not at all, and found again.
+
+They stand behind evaluations, and where a pack was asked to stop, within an epoch or before an evaluation.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from gimtune.files import replacing
 from gimtune.training.pack import FORMAT
 
 _KEPT = 2
+#: Where a pack was stopped between two evaluations.
+_BETWEEN = "between.pt"
 
 
 def reached(checkpoints: Path) -> int:
@@ -28,7 +33,9 @@ def save(state: dict[str, Any], path: Path) -> None:
 
 def newest(checkpoints: Path, note: Callable[[str], None]) -> dict[str, Any] | None:
     """The newest state that can be read; ``note`` is told of each that cannot."""
-    for path in sorted(checkpoints.glob("epoch-*.pt"), reverse=True):
+    # the one between was begun from the last of the others, and goes when the next of them is there
+    between = [path] if (path := checkpoints / _BETWEEN).is_file() else []
+    for path in (*between, *sorted(checkpoints.glob("epoch-*.pt"), reverse=True)):
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # torch raises a different type for every way a file can be cut
@@ -45,3 +52,9 @@ def keep(state: dict[str, Any], checkpoints: Path) -> None:
     save(state, checkpoints / f"epoch-{state['epoch']:06d}.pt")
     for old in sorted(checkpoints.glob("epoch-*.pt"))[:-_KEPT]:
         old.unlink()
+    (checkpoints / _BETWEEN).unlink(missing_ok=True)
+
+
+def keep_between(state: dict[str, Any], checkpoints: Path) -> None:
+    """Write the state of a pack that stands between two evaluations, beside the others."""
+    save(state, checkpoints / _BETWEEN)

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +23,7 @@ from torch.utils._pytree import tree_map
 
 from gimtune.algebra.objective import Objective, Parameters
 from gimtune.results.course import Course
-from gimtune.training.checkpoints import keep, newest, save
+from gimtune.training.checkpoints import keep, keep_between, newest, save
 from gimtune.training.device import Resident
 from gimtune.training.pack import FORMAT, Fellow, Pack, pack_name
 from gimtune.training.samples import save_cloud, save_codes, save_grid
@@ -31,6 +35,8 @@ _CODES = 1000
 _JOINED = 200
 #: What a member's own numbers may raise; the others of its pack go on.
 _ITS_OWN = (ArithmeticError, RuntimeError, ValueError)
+#: Seconds between two looks whether to stop, during an evaluation.
+_LOOK = 0.5
 Rows = list[dict[str, Any]]
 
 
@@ -86,6 +92,7 @@ def run(
     folder: Path | None = None,
     note: Callable[[str], None] = lambda text: None,
     stopped: Callable[[], Collection[str]] = tuple,
+    stopping: Callable[[], bool] = lambda: False,
     environment: str = "",
 ) -> Iterator[Rows]:
     """Train a pack to its end; yields one row per member at every evaluation.
@@ -105,39 +112,83 @@ def run(
         note: is told of a checkpoint that cannot be read.
         stopped: names members that are to end where they stand; asked before every interval. They are measured on the
             test split and leave the pack.
+        stopping: whether it is to end without having ended: asked before every minibatch, and now and then during an
+            evaluation. A pack with a folder writes there where it stands, and goes on from it bit for bit.
         environment: short name of the one that this process computes in; rows hold those of all that they came from.
     """
     training = _Training(members, evaluation, folder)
     training.environments |= {environment: None} if environment else {}
     pack, every = training.pack, members[0].evaluate_every
     checkpoints = folder / "packs" / pack_name(members) if folder else None
+    told: list[Rows] = []
     pending: Rows = []
+    stands = _Stands.BEHIND
     if checkpoints and (found := newest(checkpoints, note)):
         training.restore(found)
-        pending = found["pending"]
-        yield from found["rows"]
-    while pack.members and pack.epoch < training.last:
+        pending, told, stands = found["pending"], found["rows"], _Stands(found.get("stands", _Stands.BEHIND))
+        yield from told
+    while pack.members and (pack.epoch < training.last or stands is not _Stands.BEHIND):
         rows, pending = pending, []
-        names = stopped()
+        names = stopped() if stands is _Stands.BEHIND else ()
         if halted := [m for m in pack.members if m.trial in names]:
             rows += training.ended([(m, {}) for m in halted], Status.STOPPED)
             pack.drop(halted)
-        while pack.members and pack.epoch < training.last:
-            pack.train_epoch()
+        while stands is not _Stands.BEFORE and pack.members and pack.epoch < training.last:
+            if not pack.train_epoch(stopping):
+                if checkpoints:
+                    between = {"rows": told, "pending": rows, "stands": str(_Stands.WITHIN)}
+                    keep_between({**training.state(), **between}, checkpoints)
+                return
             if lost := pack.diverged():
                 why = f"the loss was not finite in epoch {pack.epoch}"
                 rows += [training.failed(m, Status.DIVERGED, why) for m in lost]
                 pack.drop(lost)
             if not pack.members or pack.epoch % every == 0 or pack.epoch == training.last:
                 break
-        evaluated, later = training.evaluated()
+        stands = _Stands.BEHIND
+        between = {"rows": told, "pending": rows, "stands": str(_Stands.BEFORE)}
+        with _kept_before(training, between, checkpoints, stopping):
+            evaluated, later = training.evaluated()
         if pack.members:
             # with the next evaluation: rows of ended members alone would say that the pack has ended
             pending, later = later, []
-        batches = [batch for batch in (rows + evaluated, later) if batch]
+        told = [batch for batch in (rows + evaluated, later) if batch]
         if checkpoints:
-            keep({**training.state(), "rows": batches, "pending": pending}, checkpoints)
-        yield from batches
+            keep({**training.state(), "rows": told, "pending": pending}, checkpoints)
+        yield from told
+
+
+class _Stands(StrEnum):
+    """Where a checkpoint stands: behind an evaluation, within the interval after it, or before the next evaluation."""
+
+    BEHIND = "behind"
+    WITHIN = "within"
+    BEFORE = "before"
+
+
+@contextmanager
+def _kept_before(
+    training: _Training, more: dict[str, Any], checkpoints: Path | None, stopping: Callable[[], bool]
+) -> Iterator[None]:
+    """Measuring may take longer than there is time to stop: the state before it is written meanwhile."""
+    if checkpoints is None or not training.pack.members:
+        yield
+        return
+    state, over = {**training.before(), **more}, threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_LOOK):
+            if stopping():
+                keep_between(state, checkpoints)
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 class _Training:
@@ -156,6 +207,12 @@ class _Training:
         courses = {trial: course.state() for trial, course in self.courses.items() if trial in kept}
         best = {trial: json.dumps(row) for trial, row in self.best.items() if trial in kept}
         return {**self.pack.state(), "courses": courses, "best_rows": best, "environments": [*self.environments]}
+
+    def before(self) -> dict[str, Any]:
+        """The state, apart from what an evaluation changes in place: weights marked as the best, and courses."""
+        state = self.state()
+        best = None if state["best"] is None else tree_map(lambda leaf: leaf.clone(), state["best"])
+        return {**state, "best": best, "courses": deepcopy(state["courses"])}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.pack.restore(state)

@@ -7,7 +7,7 @@ that is needed to go on bit for bit.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -53,7 +53,9 @@ class Pack:
         first = members[0]
         self.mapped = len(members) > 1 or self.objective.small
         self.batch_size, self.shuffle_seed = first.batch_size, first.shuffle_seed
-        self.epoch = 0
+        # minibatches of the present epoch that are done, and members whose losses have been finite in it
+        self.epoch = self._step = 0
+        self._finite = torch.ones(len(members), dtype=torch.bool, device=self.device)
         self.seconds = dict.fromkeys((m.trial for m in members), 0.0)
         self.trained = dict.fromkeys(self.seconds, 0.0)
         self._stack(
@@ -96,8 +98,15 @@ class Pack:
         losses: Tensor = vmap(one)(self.parameters, self.constants, noise)
         return losses
 
-    def train_epoch(self) -> None:
-        """One pass over as many images as the training split has; `diverged` then finds members that are lost."""
+    def train_epoch(self, stopping: Callable[[], bool] = lambda: False) -> bool:
+        """One pass over as many images as the training split has, or what is left of one that was stopped.
+
+        Args:
+            stopping: asked before every minibatch; the epoch then stands there.
+
+        Returns:
+            Whether it came to its end; `diverged` then finds members that are lost.
+        """
         started = time.perf_counter()
         images, scale = self.data.training(self.objective), self.data.scale
         # as many minibatches for every model: half a data set is gone through twice
@@ -109,8 +118,10 @@ class Pack:
             self.objective.noise((m.seed, "train", self.epoch), count, len(parts), self.device) for m in self.members
         ]
         noise: dict[str, Tensor] = tree_map(lambda *leaves: torch.stack(leaves), *drawn)
-        self._finite = torch.ones(len(self.members), dtype=torch.bool, device=self.device)
-        for i in range(len(parts)):
+        if not self._step:
+            self._finite = torch.ones(len(self.members), dtype=torch.bool, device=self.device)
+        while self._step < len(parts) and not stopping():
+            i = self._step
             for player in self.objective.players:
                 # a player with more steps sees the minibatches that come next
                 for j in range(i, i + player.steps):
@@ -119,13 +130,17 @@ class Pack:
                     losses = self._losses(player.name, x, draws)
                     self.optimisers[player.name].step(losses.sum())
                     self._finite &= losses.detach().isfinite()
-        self.epoch += 1
+            self._step += 1
+        whole = self._step == len(parts)
+        if whole:
+            self.epoch, self._step = self.epoch + 1, 0
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         share = (time.perf_counter() - started) / len(self.members)
         for member in self.members:
             self.seconds[member.trial] += share
             self.trained[member.trial] += share
+        return whole
 
     def diverged(self) -> list[Member]:
         """Members whose loss or weights were not finite in the last epoch."""
@@ -166,6 +181,8 @@ class Pack:
             "format": FORMAT,
             "members": [m.trial for m in self.members],
             "epoch": self.epoch,
+            "step": self._step,
+            "finite": self._finite,
             "precision": str(self.objective.precision).removeprefix("torch."),
             "parameters": tree_map(lambda leaf: leaf.detach(), self.parameters),
             "best": self._best,
@@ -183,6 +200,10 @@ class Pack:
             self.optimisers = self._optimisers(tree_map(lambda leaf: leaf.to(self.device), state["optimisers"]))
             if self._best is not None:
                 self._best = tree_map(lambda leaf: leaf.to(self.device), state["best"])
+        # checkpoints of earlier versions stand at the ends of epochs
+        self._step = state.get("step", 0)
+        if self._step:
+            self._finite = state["finite"].to(self.device)
         self.epoch, self.seconds, self.trained = state["epoch"], dict(state["seconds"]), dict(state["trained"])
 
 

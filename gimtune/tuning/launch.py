@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 from rich.console import Console
 
 from gimtune import parts
+from gimtune.interruption import Interrupted, Interruption
 from gimtune.metrics import FEATURES, MEASURES, features
 from gimtune.results import folder, mirror
 from gimtune.results.environment import environment
@@ -51,11 +51,16 @@ def launch(plan: Plan, console: Console, finish: Callable[[Path], int]) -> int:
         finish: prints and writes what there is to say of a run whose members have all ended; returns the exit code.
 
     Returns:
-        0, 1 with failed members, 130 interrupted.
+        0, 1 with failed members, 130 interrupted, 143 by SIGTERM, 129 by SIGHUP.
 
     Raises:
         ConfigError: no storage, or a cluster that does not serve; nothing was started.
     """
+    with Interruption() as interruption:
+        return _launch(plan, console, finish, interruption)
+
+
+def _launch(plan: Plan, console: Console, finish: Callable[[Path], int], interruption: Interruption) -> int:
     config, run = plan.config, plan.run
     if plan.address is None:
         # Ray reads it when it is imported, and knows no other way to keep all of its ports on the loopback address
@@ -63,6 +68,7 @@ def launch(plan: Plan, console: Console, finish: Callable[[Path], int]) -> int:
     stopped = None
     joins = plan.address and (run is None or to_go(config, run))
     with _joined(config, str(plan.address), run) if joins else nullcontext():
+        interruption.install()
         if run is None:
             run = _new_run(plan)
         with _copied(config, run, console):
@@ -70,11 +76,18 @@ def launch(plan: Plan, console: Console, finish: Callable[[Path], int]) -> int:
                 with folder.held(run) as alone:
                     if not alone:
                         raise ConfigError(f"resume={run}: another driver is at work on this run folder")
-                    stopped = _run_and_annotate(plan, run, console)
+                    stopped = _run_and_annotate(plan, run, console, interruption)
+            except Interrupted as error:
+                interruption.number = error.number
             except KeyboardInterrupt:
                 pass
+            finally:
+                interruption.noted = False
             left = to_go(config, run)
-            code = 130 if left else finish(run)
+            code = interruption.code
+            if not left:
+                interruption.number = None  # it came too late to interrupt anything
+                code = finish(run)
     if left:
         if stopped:
             console.print(f"Stopped by the machine: {stopped}", **_PLAIN)
@@ -138,22 +151,24 @@ def _joined(config: Config, address: str, run: Path | None) -> AbstractContextMa
     return joined(config, address, run or check_storage(config))
 
 
-def _run_and_annotate(plan: Plan, run: Path, console: Console) -> str | None:
+def _run_and_annotate(plan: Plan, run: Path, console: Console, interruption: Interruption) -> str | None:
     """Run what is not finished; returns what the machine lacked where it ended early."""
     config = plan.config
     # a feature network that is trained needs no Ray: it is made while Ray starts, and the workers wait for its file
     source = FEATURES[config.metrics.fid_features]
     background = threading.Thread(target=source.provide, args=(plan.data, run / "features"), daemon=True)
     background.start()
-    with Store(run / "study.db", create=True) as store, _terminable():
+    with Store(run / "study.db", create=True) as store:
         try:
-            _run(plan, run, store, console)
+            _run(plan, run, store, console, interruption)
         except ConfigError:
             raise
         except Exception as error:
             if (reason := _machine(error)) is None:
                 raise
             return reason
+        if interruption.number is not None:
+            return None
         background.join()
         network = features.load(plan.data, config.metrics.model_dump(), run, torch.device("cpu"))
         store.annotate(fid_features=network.name, **source.facts(network))
@@ -175,7 +190,7 @@ def _machine(error: BaseException | None) -> str | None:
     return None
 
 
-def _run(plan: Plan, run: Path, store: Store, console: Console) -> None:
+def _run(plan: Plan, run: Path, store: Store, console: Console, interruption: Interruption) -> None:
     """Ray Tune over the packs that have not ended."""
     config, sequential, total = plan.config, plan.sequential, plan.total
     # workers of this machine open the files that it holds; those of a cluster are sent the arrays, once for each node
@@ -192,11 +207,14 @@ def _run(plan: Plan, run: Path, store: Store, console: Console) -> None:
     from gimtune.tuning.recorder import Recorder
     from gimtune.tuning.retention import Retention
     from gimtune.tuning.scheduler import scheduler
+    from gimtune.tuning.stopping import Stopping
     from gimtune.tuning.trackers import trackers
     from gimtune.tuning.trainable import GimTrial
 
     size = 0 if data.mapped else sum(array.nbytes for array in data.images.values())
     with connected(config, size) as where:
+        interruption.install()
+        stopping = Stopping(interruption, run, _DRIVER, config.stop.grace, console)
         parts = f"by {config.search.sampler}" if sequential else f"in {len(plan.packs)} trials"
         console.print(f"{total} members {parts}, run folder {folder.relative(run)}", **_PLAIN)
         console.print(where, **_PLAIN)
@@ -209,7 +227,7 @@ def _run(plan: Plan, run: Path, store: Store, console: Console) -> None:
             searcher = _searcher(plan, todo, run, recorder)
             # planned trials may wait for their workers to start all together; Optuna is asked as late as can be
             os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1" if sequential else str(_PENDING)
-            callbacks = [recorder, *trackers(config, run, console)]
+            callbacks = [recorder, stopping, *trackers(config, run, console)]
             if config.checkpoints == "front":
                 callbacks.append(Retention(store, run, dict(config.objectives)))
             Tuner(
@@ -218,7 +236,7 @@ def _run(plan: Plan, run: Path, store: Store, console: Console) -> None:
                     reuse_actors=True,
                     trial_name_creator=_trial_name,
                     trial_dirname_creator=_trial_name,
-                    scheduler=scheduler(config, store, todo, run),
+                    scheduler=scheduler(config, store, todo, run, lambda: stopping.stopping),
                     search_alg=searcher,
                     num_samples=total if sequential else len(todo),
                 ),
@@ -282,19 +300,6 @@ def _trial_config(config: Config, pack: Pack, run: Path) -> dict[str, Any]:
 def _trial_name(trial: Any) -> str:
     first = Member.from_json(trial.config["pack"]["members"][0])
     return f"{first.model}-{first.prior['name']}-{first.trial}"
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """A polite end on SIGTERM, as Tune has it on SIGINT: the run folder is whole either way, the tables are not."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _called(data: Mapping[str, Any]) -> str:

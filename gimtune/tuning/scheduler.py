@@ -8,7 +8,7 @@ scheduler's memory when a study is resumed, so it is rebuilt from the store's re
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +26,28 @@ from gimtune.vocabulary import Status
 _FILE = "stop.json"
 
 
-def scheduler(config: Config, store: Store, todo: Iterable[Pack], run: Path) -> InOrder:
-    """The study's scheduler, with its memory as the store has it."""
+def scheduler(config: Config, store: Store, todo: Iterable[Pack], run: Path, stopping: Callable[[], bool]) -> InOrder:
+    """The study's scheduler, with its memory as the store has it.
+
+    Args:
+        stopping: whether no further trial is to start.
+    """
     if config.scheduler.name == "fifo":
-        return InOrder()
+        return InOrder(stopping)
     rungs = make_rungs(config)
     rungs.rebuild({str(k): v for k, v in row.items()} for row in store.reports(arrival=True).to_dict("records"))
     for pack in todo:
         # a driver that died after a report was stored and before its decision was
         _tell(run / "packs" / pack_name(pack), [m.trial for m in pack if m.trial in rungs.stopped])
-    return Halving(rungs)
+    return Halving(rungs, stopping)
 
 
 class InOrder(FIFOScheduler):
     """Trials in the order in which they were made. Ray's own looks through all that ever were, in every step."""
 
-    def __init__(self) -> None:
+    def __init__(self, stopping: Callable[[], bool] = lambda: False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._stopping = stopping
         self._open: dict[Any, None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -63,14 +68,16 @@ class InOrder(FIFOScheduler):
         self._open.pop(trial, None)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        if self._stopping():
+            return None
         return next((trial for trial in self._open if trial.status == Trial.PENDING), None)
 
 
 class Halving(InOrder):
     """`Rungs` behind Ray's interface. Trials are never stopped by it: packs end by themselves."""
 
-    def __init__(self, rungs: Rungs) -> None:
-        super().__init__()
+    def __init__(self, rungs: Rungs, stopping: Callable[[], bool] = lambda: False) -> None:
+        super().__init__(stopping)
         self.rungs = rungs
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

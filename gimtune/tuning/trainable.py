@@ -24,6 +24,7 @@ from gimtune.training import Rows, default_device, made_by, pack_name, run
 from gimtune.tuning.attempts import Attempts
 from gimtune.tuning.packs import as_text
 from gimtune.tuning.scheduler import halted_in
+from gimtune.tuning.stopping import Asked
 from gimtune.vocabulary import ENDED, METRICS, Direction, Member, Status
 
 #: What ends every pack alike, and is no pack's fault.
@@ -65,6 +66,7 @@ class GimTrial(tune.Trainable):
         self._members = [Member.from_json(text) for text in config["members"]]
         self._folder = Path(config["folder"])
         self._attempts = Attempts(self._folder / "packs" / pack_name(self._members), config["driver"])
+        self._asked = Asked(self._folder, config["driver"])
         self._rows: Any = None
         self._notes: list[str] = []
 
@@ -73,7 +75,9 @@ class GimTrial(tune.Trainable):
             # made here and not in setup: an error in it is then this pack's alone, with its text in its rows
             if self._rows is None:
                 self._rows = self._begin()
-            rows: Rows = next(self._rows)
+            rows: Rows | None = next(self._rows, None)
+            if rows is None:  # asked to stop, and where it stands is written down
+                return {"done": True, "members": {}, "notes": self._told()}
             return {**result(rows), "notes": self._told(), "environment": json.dumps(self._made)}
         except OSError as error:
             if error.errno in _MACHINE:
@@ -98,6 +102,7 @@ class GimTrial(tune.Trainable):
             self._folder,
             self._note,
             lambda: halted_in(pack),
+            stopping=self._asked,
             environment=fingerprint(self._made),
         )
 

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Rooms from the bottom up. A room imports from lower lines only, or from itself.
 ORDER = (
-    ("vocabulary", "files"),
+    ("vocabulary", "files", "interruption"),
     ("parts",),
     ("networks", "data", "results"),
     ("algebra",),
@@ -28,7 +28,10 @@ ONLY = {
     "hydra": {"study.composition", "study.completion", "__main__"},
     "omegaconf": {"study.composition", "__main__"},
 }
-NOWHERE = {"torch", "torchvision"}, {"vocabulary", "files", "parts", "results", "analysis", "data.dataset"}
+NOWHERE = (
+    {"torch", "torchvision"},
+    {"vocabulary", "files", "interruption", "parts", "results", "analysis", "data.dataset"},
+)
 #: All that the analysis may read a study through.
 READS = {"vocabulary", "files", "results", "analysis"}
 

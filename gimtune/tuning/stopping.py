@@ -1,0 +1,96 @@
+"""How a study ends early: its packs are asked to, and keep what they have within the seconds that they are given.
+
+The driver writes into a file of the run folder that it made before any pack began, and workers read it: a network file
+system shows new content of an old file to whoever opens it, and a new file when it pleases.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from rich.console import Console
+
+from gimtune.interruption import Interruption
+
+_FILE = ".stop"
+#: Seconds between two looks of a worker.
+_EVERY = 0.3
+
+
+class Asked:
+    """Whether the driver has asked its packs to end; asked for at every minibatch, it looks now and then.
+
+    Args:
+        run: the run folder.
+        driver: whose word counts: what an earlier driver wrote is of no concern.
+    """
+
+    def __init__(self, run: Path, driver: str) -> None:
+        self._path, self._driver = run / _FILE, driver
+        self._looked, self._asked = 0.0, False
+
+    def __call__(self) -> bool:
+        if not self._asked and time.monotonic() - self._looked > _EVERY:
+            try:
+                self._asked = self._path.read_text() == self._driver
+            except OSError:
+                self._asked = False
+            self._looked = time.monotonic()
+        return self._asked
+
+
+class Stopping(Callback):
+    """A Tune callback that ends a study on a first signal: packs at the next minibatch, the rest after the grace.
+
+    Args:
+        interruption: of the driver, for the time of Tune's loop.
+        run: the run folder.
+        driver: as of `Asked`.
+        grace: seconds.
+    """
+
+    def __init__(self, interruption: Interruption, run: Path, driver: str, grace: float, console: Console) -> None:
+        self._interruption, self._grace, self._console = interruption, grace, console
+        self._path, self._driver = run / _FILE, driver
+        self._path.write_text("")
+        self._deadline: float | None = None
+        self._end: Callable[..., Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no further pack is to start."""
+        return self._interruption.number is not None
+
+    def setup(self, *arguments: Any, **info: Any) -> None:
+        # Tune has set its own, which ends its loop after the present step
+        handler = signal.getsignal(signal.SIGINT)
+        self._end = handler if callable(handler) else None
+        self._interruption.noted = True
+        self._interruption.install()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        number = self._interruption.number
+        if number is None or self._end is None:
+            return
+        self._interruption.quiet()
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._grace
+            self._path.write_text(self._driver)
+            self._console.print(
+                f"{signal.Signals(number).name}: packs write down where they stand, within {self._grace:g} s "
+                "(stop.grace); Ctrl-C ends it now",
+                soft_wrap=True,
+                highlight=False,
+            )
+        if time.monotonic() > self._deadline or not any(trial.status == Trial.RUNNING for trial in trials):
+            self._end(signal.SIGINT, None)
+            self._interruption.install()

@@ -1,0 +1,220 @@
+"""Studies that are asked to end: by signals, within an epoch, within an evaluation; and that they go on as if not."""
+
+import itertools
+import json
+import os
+import pty
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import CLOCK, member
+from test_tuning import STUDY, Driver, check_same, drive, only_run, reports_of, until  # noqa: F401 - a fixture
+
+from gimtune import analysis
+from gimtune.interruption import Interrupted, Interruption
+from gimtune.results.store import Store
+from gimtune.training import run
+
+# several models' worth of state: a critic with steps of its own, and weights to go back to
+PACK = [member(m, epochs=4, evaluate_every=2, seed=s, restore="objectives") for m in ("wae_gan",) for s in (0, 1)]
+STEPS = 4
+
+
+def numbers(rows):
+    return [{key: value for key, value in row.items() if key not in CLOCK} for batch in rows for row in batch]
+
+
+def told(rows):
+    """What a store would hold: a row that is told again replaces itself."""
+    kept = {(row["trial"], row["epoch"]): row for row in numbers(rows)}
+    return json.dumps(list(kept.values()), sort_keys=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small, tmp_path_factory):
+    return told(run(PACK, small, tmp_path_factory.mktemp("undisturbed")))
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 7])
+def test_a_pack_that_is_stopped_at_a_minibatch_goes_on_bit_for_bit(small, tmp_path, undisturbed, every):
+    rows, stops = [], 0
+    for _ in range(200):
+        count = itertools.count(1)
+        found = list(run(PACK, small, tmp_path, stopping=lambda count=count: next(count) > every))
+        rows += found
+        if found and all(row["status"] == "done" for row in found[-1]):
+            break
+        stops += 1
+    assert stops >= STEPS / every
+    assert told(rows) == undisturbed
+    # nothing but the last evaluations' own checkpoints is left
+    assert all(path.name.startswith("epoch-") for path in (tmp_path / "packs").glob("*/*.pt"))
+
+
+class Slow:
+    """An evaluation that takes longer than there is time, and whose worker dies in it."""
+
+    def __init__(self, evaluation, calls):
+        self._evaluation, self._calls = evaluation, calls
+
+    def __getattr__(self, name):
+        return getattr(self._evaluation, name)
+
+    def measure(self, *arguments, **options):
+        self._calls -= 1
+        if self._calls < 0:
+            time.sleep(1.2)
+            raise SystemExit
+        return self._evaluation.measure(*arguments, **options)
+
+
+@pytest.mark.parametrize("calls", [0, 1, 3])
+def test_training_is_not_lost_with_a_measurement_that_is_cut_off(small, tmp_path, undisturbed, calls):
+    rows, slow = [], Slow(small, calls)
+    with pytest.raises(SystemExit):
+        rows.extend(run(PACK, slow, tmp_path, stopping=lambda: slow._calls < 0))
+    (kept,) = tmp_path.glob("packs/*/between.pt")
+    state = torch.load(kept, weights_only=True)
+    assert state["stands"] == "before"
+    assert state["epoch"] == (2 if calls < 2 else 4)
+    rows += run(PACK, small, tmp_path)
+    assert told(rows) == undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT])
+def test_a_first_signal_is_a_first_interrupt(number):
+    with pytest.raises(Interrupted) as raised, Interruption():
+        signal.raise_signal(number)
+    assert raised.value.code == 128 + number
+
+
+def test_signals_are_noted_while_somebody_looks_and_ctrl_c_ends_it_the_second_time():
+    before = signal.getsignal(signal.SIGTERM)
+    with Interruption() as interruption:
+        interruption.noted = True
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP):
+            signal.raise_signal(number)
+        assert interruption.code == 143
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+#: One interval, and one evaluation: whatever is lost between them is seen.
+LONG = [*STUDY, "ray.dashboard=false", "budget.epochs=200", "budget.evaluate_every=200", "metrics.ruler=never"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    driver = Driver(folder, *LONG)
+    try:
+        assert driver.wait() == 0, driver.said()
+    finally:
+        driver.end()
+    return folder
+
+
+def running(folder):
+    try:
+        with Store(only_run(folder) / "study.db") as store:
+            return "running" in [str(status) for status in store.statuses().values()]
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_ends_a_study_within_an_epoch_and_nothing_is_lost(drive, whole, tmp_path, number):  # noqa: F811
+    driver = drive(tmp_path, *LONG)
+    deadline = time.monotonic() + 100
+    while not running(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(4)
+    driver.process.send_signal(number)
+    started = time.monotonic()
+    assert driver.wait() == 128 + number, driver.said()
+    assert time.monotonic() - started < 30
+    run_folder = only_run(tmp_path)
+    said = driver.said()
+    assert said.strip().splitlines()[-1].strip() == f"python -m gimtune resume={run_folder.relative_to(tmp_path)}"
+    assert "Traceback" not in said
+    kept = [torch.load(path, weights_only=True) for path in run_folder.glob("packs/*/between.pt")]
+    assert sum(state["epoch"] for state in kept) > 0
+    assert not reports_of(tmp_path)
+    again = drive(tmp_path, f"resume={run_folder}")
+    assert again.wait() == 0, again.said()
+    check_same(run_folder, only_run(whole))
+    assert analysis.load(run_folder).trials["environment"].nunique() == 1
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_is_a_first_interrupt(whole, tmp_path):
+    # a session of its own, as sshd makes one: its end sends SIGHUP to all processes in the foreground
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        arguments = ["python", "-m", "gimtune", *LONG]
+        os.execvpe("python", arguments, Driver.environment(tmp_path))
+    os.set_blocking(terminal, False)
+    deadline = time.monotonic() + 100
+    while not running(tmp_path) and time.monotonic() < deadline:
+        try:
+            os.read(terminal, 65536)
+        except BlockingIOError:
+            time.sleep(0.1)
+    time.sleep(3)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    assert list(only_run(tmp_path).glob("packs/*/between.pt"))
+    driver = Driver(tmp_path, f"resume={only_run(tmp_path)}")
+    try:
+        assert driver.wait() == 0, driver.said()
+    finally:
+        driver.end()
+    check_same(only_run(tmp_path), only_run(whole))
+
+
+@pytest.mark.slow
+def test_a_slurm_job_queues_itself_again_until_its_study_has_ended(tmp_path):
+    """Slurm's part is played by this test: it runs the script, sends its signal, and runs it again when asked to."""
+    (tmp_path / "scontrol").write_text('#!/bin/bash\necho "$@" >> "$(dirname "$0")/asked"\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    storage = tmp_path / "the results = (all)"
+    environment = {
+        **Driver.environment(tmp_path),
+        "PATH": os.pathsep.join([str(tmp_path), os.environ["PATH"]]),
+        "SLURM_JOB_ID": "42",
+        "GIMTUNE_STORAGE": str(storage),
+    }
+    script = Path(__file__).parents[1] / "docs" / "cluster" / "slurm.sh"
+
+    def job():
+        with (tmp_path / "output.txt").open("a") as output:
+            return subprocess.Popen([script, *LONG], cwd=tmp_path, env=environment, stdout=output, stderr=output)
+
+    first = job()
+    deadline = time.monotonic() + 100
+    while not list(storage.glob("slurm-42/*/packs/*/starts.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    first.send_signal(signal.SIGUSR1)
+    assert first.wait(60) == 138, (tmp_path / "output.txt").read_text()
+    assert (tmp_path / "asked").read_text() == "requeue 42\n"
+    assert job().wait(240) == 0, (tmp_path / "output.txt").read_text()
+    (run_folder,) = (storage / "slurm-42").iterdir()
+    assert set(analysis.load(run_folder).trials["status"]) == {"done"}
