@@ -306,6 +306,8 @@ _metrics: dict[str, Metric] = {
         Metric("probe_codes", _MAX, "fraction", "logistic regression on z ~ q(z|x)", "Alain & Bengio 2016", True),
         Metric("probe_means", _MAX, "fraction", "logistic regression on posterior means", "Alain & Bengio 2016", True),
         Metric("probe_chance", _NONE, "fraction", "accuracy of the most frequent label"),
+        Metric("probe_balanced", _MAX, "fraction", "probe_codes, a mean over classes", "Brodersen et al. 2010", True),
+        Metric("balanced_chance", _NONE, "fraction", "balanced accuracy of any one label"),
         Metric("knn_codes", _MAX, "fraction", "5 nearest neighbours on codes z ~ q(z|x)"),
         Metric("knn_means", _MAX, "fraction", "5 nearest neighbours on posterior means"),
     )
@@ -321,7 +323,7 @@ LATE = FITTED | {"fid_expost"}
 
 
 #: Metrics that need labels.
-LABELLED = frozenset({"probe_codes", "probe_means", "knn_codes", "knn_means", "classes_covered"})
+LABELLED = frozenset({"probe_codes", "probe_means", "probe_balanced", "knn_codes", "knn_means", "classes_covered"})
 
 
 def declare(metrics: Iterable[Metric]) -> None:

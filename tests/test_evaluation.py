@@ -222,7 +222,8 @@ def test_factors_have_a_probe_each_and_a_mean(small, pack):
 
     several = row(factors, ("digit", "odd", "small"))
     alone = [row({s: y[:, k] for s, y in factors.items()}) for k in range(3)]
-    for key in ("probe_codes", "probe_means", "knn_codes", "knn_means", "probe_chance"):
+    columns = ("probe_codes", "probe_means", "probe_balanced", "knn_codes", "knn_means", "probe_chance")
+    for key in (*columns, "balanced_chance"):
         assert several[key] == pytest.approx(sum(one[key] for one in alone) / 3, abs=1e-12), key
     digit, odd, low = (one["probe_codes"] for one in alone)
     told = f"digit {digit:.3f}, odd {odd:.3f}, small {low:.3f}"

@@ -58,6 +58,7 @@ _LABELS = {
     "energy": "Energy distance",
     "probe_codes": "Linear-probe accuracy on codes",
     "probe_means": "Linear-probe accuracy on posterior means",
+    "probe_balanced": "Linear-probe accuracy on codes, mean over classes",
     "knn_codes": "5-nearest-neighbour accuracy on codes",
     "knn_means": "5-nearest-neighbour accuracy on posterior means",
     "mi_q": "Mutual information, Gaussian q(z)",

@@ -10,7 +10,7 @@ from typing import Any
 
 from gimtune import parts
 from gimtune.data import digits, idx, kept, own, published, tables, vision  # noqa: F401 - they register themselves
-from gimtune.data.dataset import DATASETS, SPLITS, WHERE, Dataset, from_splits, stratified
+from gimtune.data.dataset import DATASETS, SPLITS, WHERE, Dataset, from_splits, malformed, parted, stratified
 from gimtune.data.idx import find
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "image",
     "kept",
     "load",
+    "parted",
     "stratified",
     "takes",
     "vectors",
@@ -67,9 +68,20 @@ def load(name: str, seed: int = 0, pair: str | None = None, **options: Any) -> D
         raise ValueError(f"data={name}{stated}: {type(error).__name__}: {error}".splitlines()[0]) from None
     if not isinstance(made, Dataset):
         raise ValueError(f"data={name}: it makes {type(made).__name__}; it should make a Dataset")
+    if not DATASETS.origin(name).startswith("gimtune."):
+        _check(name, made)
     if content is not None and content != made.digest:
         raise ValueError(f"data={name}: its content is not what it was ({made.digest} in place of {content})")
     return made
+
+
+def _check(name: str, made: Dataset) -> None:
+    """Refuse a data set of somebody's own that `from_splits` would not have made: likelihoods take images in [0, 1]."""
+    for split in SPLITS:
+        if why := malformed(split, made.images, made.labels, made.scale):
+            raise ValueError(f"data={name}: {why}")
+        if made.labels[split].dtype.kind not in "iu":
+            raise ValueError(f"data={name}: {split} labels are {made.labels[split].dtype}; allowed are whole numbers")
 
 
 def image(name: str, seed: int, **options: Any) -> tuple[int, int, int]:

@@ -140,8 +140,8 @@ def from_splits(
 ) -> Dataset:
     """A data set of its splits: images uint8 (n, h, w) or (n, c, h, w), ``scale`` being white, and labels (n,).
 
-    Labels may have several columns (n, k), whose names are ``targets``. In place of images it may be vectors, float32
-    (n, d), which are taken as they are.
+    Labels are whole numbers or names, and are kept as 0 to k - 1 in their order. They may have several columns (n, k),
+    whose names are ``targets``. In place of images it may be vectors, float32 (n, d), which are taken as they are.
 
     The first images of a split stand for all of it where so many are enough: a split in the order of its classes is
     shuffled.
@@ -154,10 +154,12 @@ def from_splits(
         raise ValueError(f"data={name}: the split {missing[0]} is missing; there are {', '.join(images)}")
     shape = {2: (slice(None), None, None), 3: (slice(None), None)}
     images = {s: np.ascontiguousarray(a[shape[a.ndim]] if a.ndim in shape else a) for s, a in images.items()}
-    labels = {s: np.ascontiguousarray(a, dtype=np.int64) for s, a in classes.items()}
+    labels = {s: np.ascontiguousarray(a) for s, a in classes.items()}
     for split in SPLITS:
-        if why := _malformed(split, images, labels, scale):
+        if why := malformed(split, images, labels, scale):
             raise ValueError(f"data={name}: {why}")
+    labels = _coded(labels)
+    for split in SPLITS:
         first = labels[split] if labels[split].ndim == 1 else labels[split][:, 0]
         if first[0] < first[-1] and bool((np.diff(first) >= 0).all()):
             order = np.random.default_rng(0).permutation(len(labels[split]))
@@ -171,7 +173,17 @@ def from_splits(
     return Dataset(name, images, labels, scale, content.hexdigest()[:16], targets=targets)
 
 
-def _malformed(
+def _coded(labels: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.int64]]:
+    """Labels as 0 to k - 1, column by column: those that are already are what they were."""
+    whole = np.concatenate([labels[split] for split in SPLITS])
+    columns = whole if whole.ndim == 2 else whole[:, None]
+    codes = np.stack([np.unique(own, return_inverse=True)[1] for own in columns.T], 1).reshape(whole.shape)
+    ends = np.cumsum([len(labels[split]) for split in SPLITS])[:-1]
+    parts_of = (np.ascontiguousarray(part, dtype=np.int64) for part in np.split(codes, ends))
+    return dict(zip(SPLITS, parts_of, strict=True))
+
+
+def malformed(
     split: str, images: Mapping[str, NDArray[Any]], labels: Mapping[str, NDArray[Any]], scale: float
 ) -> str | None:
     """What is wrong with a split, in words; ``None`` where nothing is."""
@@ -190,7 +202,9 @@ def _malformed(
         return f"{len(own)} labels of {len(pictures)} {split} images"
     if own.shape[1:] != labels["train"].shape[1:]:
         return f"{split} labels have {own.shape[1:]} columns, those of train {labels['train'].shape[1:]}"
-    if own.min() < 0:
+    if own.dtype.kind not in "iuUSb":
+        return f"{split} labels are {own.dtype}; allowed are whole numbers and names"
+    if own.dtype.kind == "i" and own.min() < 0:
         return f"{split} labels begin at {own.min()}; allowed are whole numbers from 0"
     if vectors:
         return None if np.isfinite(pictures).all() else f"{split} vectors have values that are not finite"
@@ -200,10 +214,26 @@ def _malformed(
 
 
 def stratified(labels: NDArray[np.integer[Any]], held: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places of the labels (n,) that are kept and held out: a share or a number, as many of each class as there are."""
+    """Places of the labels (n,) that are kept and held out: a share or a number, as many of each class as there are.
+
+    Raises:
+        ValueError: a class of one image, of which no share can be taken (`parted` keeps it), or fewer held out than
+            classes.
+    """
     from sklearn.model_selection import train_test_split
 
-    kept, out = train_test_split(np.arange(len(labels)), test_size=held, random_state=seed, stratify=labels)
+    classes, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 2:
+        raise ValueError(
+            f"class {classes[counts.argmin()]} has one image, and a split in shares needs two or more of each; "
+            "gimtune.data.parted keeps it in training"
+        )
+    try:
+        kept, out = train_test_split(np.arange(len(labels)), test_size=held, random_state=seed, stratify=labels)
+    except ValueError:
+        raise ValueError(
+            f"{held:g} of {len(labels)} images cannot be a share of each of {len(classes)} classes"
+        ) from None
     return np.sort(kept), np.sort(out)
 
 

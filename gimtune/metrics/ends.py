@@ -31,3 +31,10 @@ def probe_chance(view: View) -> float:
     """Accuracy of the answer that is right most often; of several columns of labels, the mean."""
     columns = view.labels.T if view.labels.ndim == 2 else view.labels[None]
     return sum(float(labels.bincount().max() / len(labels)) for labels in columns) / len(columns)
+
+
+@metric(METRICS["balanced_chance"])
+def balanced_chance(view: View) -> float:
+    """Balanced accuracy of any answer that is always the same; of several columns of labels, the mean."""
+    columns = view.labels.T if view.labels.ndim == 2 else view.labels[None]
+    return sum(1 / len(labels.unique()) for labels in columns) / len(columns)

@@ -31,11 +31,17 @@ _DISTANCES = 2**20
 
 
 class Scores(NamedTuple):
-    """Accuracies on one split, and the standard error of the linear probe's."""
+    """Accuracies on one split, and the standard errors of the linear probe's.
+
+    Attributes:
+        balanced: the linear probe's, a mean over classes in place of images.
+    """
 
     linear: float
     error: float
     neighbours: float
+    balanced: float
+    balanced_error: float
 
 
 class Probes(NamedTuple):
@@ -85,7 +91,22 @@ def mean_scores(probes: Sequence[Probes], codes: Tensor, labels: Tensor) -> tupl
             votes = torch.nn.functional.one_hot(p.labels[index], len(p.classes)).sum(1)
             near[part] += p.classes[votes.argmax(1)] == own[part]
     each = right.flatten(1).mean(1).tolist()
-    return Scores(float(right.mean(0).mean()), standard_error(right.mean(0)), float(near.mean()) / len(probes)), each
+    balanced = torch.stack([_balanced(r, own) for r, own in zip(right, labels.T, strict=True)]).mean(0)
+    linear, neighbours = right.mean(0), float(near.mean()) / len(probes)
+    means = float(linear.mean()), float(balanced.mean())
+    return Scores(means[0], standard_error(linear), neighbours, means[1], standard_error(balanced)), each
+
+
+def _balanced(right: Tensor, labels: Tensor) -> Tensor:
+    """Values (k, n) whose mean is the mean over classes of ``right``, and which vary as their classes do within.
+
+    Source: Brodersen et al. 2010, section 2.
+    """
+    member = torch.nn.functional.one_hot(labels.unique(return_inverse=True)[1]).to(right)
+    sizes = member.sum(0)
+    recall = right.mean(0) @ member / sizes
+    weight = len(labels) / (len(sizes) * (member @ sizes))
+    return recall.mean() + weight * (right - member @ recall)
 
 
 def _nearest(codes: Tensor, known: Tensor) -> Tensor:
@@ -213,24 +234,30 @@ def _fitted(codes: Tensor, columns: Tensor, targets: Sequence[str]) -> list[Prob
     return found
 
 
+def _of_means(view: View) -> _Found | str:
+    return view.once(
+        ("probed means", view.split), lambda: _scores(view, "means", lambda v, split: v.means(split)[None])
+    )
+
+
 @metric(METRICS["probe_means"], METRICS["knn_means"])
 def of_means(view: View) -> dict[str, Estimate]:
     """Accuracy of both on the split's posterior means, fitted to those of training images."""
-    return _estimates(("probe_means", "knn_means"), _scores(view, "means", lambda v, split: v.means(split)[None]))
+    return _estimates(("probe_means", "knn_means"), _of_means(view))
 
 
-@metric(METRICS["probe_codes"], METRICS["knn_codes"])
+@metric(METRICS["probe_codes"], METRICS["knn_codes"], METRICS["probe_balanced"])
 def of_codes(view: View) -> dict[str, Estimate]:
     """Accuracy of both on the split's codes, fitted to those of training images; a mean over draws."""
-    keys = ("probe_codes", "knn_codes")
     if not view.encoder.varies:
-        # codes are the means
-        means = view.estimate("probe_means"), view.estimate("knn_means")
-        return dict(zip(keys, means, strict=True))
-
-    scores = _scores(view, "codes", lambda v, split: torch.stack([v.codes(split, i) for i in range(DRAWS)]))
-    values = _estimates(keys, scores)
-    if isinstance(scores, str) or not math.isfinite(information := view.value("mi_q")):
+        scores = _of_means(view)  # codes are the means
+    else:
+        scores = _scores(view, "codes", lambda v, split: torch.stack([v.codes(split, i) for i in range(DRAWS)]))
+    values = _estimates(("probe_codes", "knn_codes"), scores)
+    if isinstance(scores, str):
+        return {**values, "probe_balanced": undefined(scores)}
+    values["probe_balanced"] = Estimate(scores.scores.balanced, scores.scores.balanced_error)
+    if not view.encoder.varies or not math.isfinite(information := view.value("mi_q")):
         return values
     columns = _columns(view.labels).T
     bound = sum(fano(information, labels) for labels in columns) / len(columns)

@@ -1,7 +1,8 @@
 """Encoders, decoders and critics: pure modules, without buffers or batch statistics."""
 
 from gimtune.networks import conv, mlp  # noqa: F401 - they register themselves
-from gimtune.networks.architecture import NETWORKS, Image, Networks, check
+from gimtune.networks.architecture import NETWORKS, Image, Networks
+from gimtune.networks.checked import check
 from gimtune.networks.critic import CriticNetwork, normalised
 from gimtune.networks.initialisation import initial, seeded
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
 from gimtune import parts
 
 Image = tuple[int, int, int]
-#: Layers whose output depends on more than their input and parameters.
-_STATEFUL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RReLU, nn.RNNBase)
 
 
 class Networks(NamedTuple):
@@ -54,65 +49,3 @@ NETWORKS: parts.Registry[str, Callable[..., Networks]] = parts.Registry(
         parts.summary(function), parts.as_text(parts.signature_options(function, 3)), parts.source(function)
     ),
 )
-
-
-def check(name: str, image: Image, latent_dim: int, outputs: int, given: Mapping[str, Any]) -> None:
-    """Refuse an architecture, options or sizes that do not go together, by making the networks without their weights.
-
-    Raises:
-        ValueError: one line that names the option, or what is wrong with the networks.
-    """
-    known = parts.signature_options(NETWORKS[name], 3)
-    for key, value in given.items():
-        if key not in known:
-            raise ValueError(f"network.{key}={value}: {name} takes {', '.join(known) or 'no options'}")
-    for key, parameter in known.items():
-        if key not in given and parameter.default is parameter.empty:
-            raise ValueError(f"network.{key}: missing; {name} takes {', '.join(known)}")
-    try:
-        made = NETWORKS[name](image, latent_dim, outputs, **given)
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever somebody's own architecture raises
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if text.startswith("network."):
-            raise ValueError(text) from None
-        stated = "".join(f" network.{key}={value}" for key, value in given.items())
-        raise ValueError(f"network={name}{stated}: {text}") from None
-    if not isinstance(made, Networks):
-        raise ValueError(f"network={name}: it makes {type(made).__name__}; it should make Networks(encoder, decoder)")
-    for role, module, takes, gives in (
-        ("encoder", made.encoder, image, (outputs,)),
-        ("decoder", made.decoder, (latent_dim,), image),
-    ):
-        refusal = _refusal(module) or _misshapen(module, takes, gives)
-        if refusal:
-            raise ValueError(f"network={name}: its {role} {refusal}")
-
-
-def _refusal(module: nn.Module) -> str | None:
-    for path, layer in module.named_modules():
-        if isinstance(layer, _STATEFUL) or list(layer.buffers(recurse=False)):
-            where = f" ({path})" if path else ""
-            return (
-                f"has a {type(layer).__name__}{where}: a network that is mapped over members keeps no state between "
-                "batches and does the same in training and evaluation; GroupNorm and LayerNorm do"
-            )
-    return None
-
-
-def _misshapen(module: nn.Module, takes: tuple[int, ...], gives: tuple[int, ...]) -> str | None:
-    # zeros that take no memory; on meta, layers would be taken apart by the compiler, whose import takes a second
-    values = {name: torch.zeros((), dtype=p.dtype).expand(p.shape) for name, p in module.named_parameters()}
-    try:
-        with torch.no_grad():
-            output: Tensor = functional_call(module, values, (torch.zeros(2, *takes),))
-    except MemoryError:
-        raise
-    except Exception as error:  # the same
-        return f"does not take {takes}: {type(error).__name__}: {error}".splitlines()[0]
-    if not isinstance(output, Tensor):
-        return f"makes {type(output).__name__}; it should make a tensor {gives}"
-    if tuple(output.shape) != (2, *gives):
-        return f"makes {tuple(output.shape[1:])} of {takes}; it should make {gives} ({math.prod(gives)} values)"
-    return None

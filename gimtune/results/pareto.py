@@ -38,6 +38,7 @@ ENDS: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(sorted(LOGARITHMIC), "fid_worst"),
         **dict.fromkeys(("probe_codes", "probe_means", "knn_codes", "knn_means"), "probe_chance"),
+        "probe_balanced": "balanced_chance",
     }
 )
 #: Products of numbers beyond it would be infinite.

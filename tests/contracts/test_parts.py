@@ -134,6 +134,56 @@ def test_networks_that_cannot_be_mapped_are_refused(layer, why):
             check("faulty", (1, 8, 8), 4, 8, {})
 
 
+class _Between(nn.Module):
+    """What a layer does not say of itself."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.seen = function, 0
+
+    def forward(self, x):
+        self.seen += 1
+        return self.function(self, x)
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda m, x: nn.functional.dropout(x, training=m.training), "other numbers the second time, by dropout"),
+        (lambda m, x: x + m.seen, "other numbers the second time, by dropout, noise or what it remembers"),
+        (lambda m, x: nn.functional.batch_norm(x, None, None, training=True), "by batch statistics; .*GroupNorm does"),
+        (lambda m, x: x - x.mean(0), "gives an image other numbers among other images, by batch statistics"),
+        (lambda m, x: 2 * x if m.training else x, "does something else in evaluation than in training"),
+    ],
+    ids=["dropout", "state", "batch norm", "batch mean", "mode"],
+)
+def test_what_a_network_does_beside_its_layers_is_refused(function, why):
+    def faulty(image, latent_dim, outputs):
+        """A network that something is wrong with."""
+        return _linear(image, latent_dim, outputs, lambda width: _Between(function))
+
+    with NETWORKS.without():
+        register.network(faulty)
+        state = torch.random.get_rng_state()
+        with pytest.raises(ValueError, match=f"network=faulty: its encoder gives.*{why}|its encoder {why}"):
+            check("faulty", (1, 8, 8), 4, 8, {})
+        assert torch.random.get_rng_state().equal(state)
+
+
+def test_a_bare_parameter_without_a_start_is_refused():
+    def bare(image, latent_dim, outputs):
+        """A parameter on meta, of which nobody knows where it starts."""
+        with torch.device("meta"):
+            networks = _linear(image, latent_dim, outputs, lambda width: nn.GroupNorm(2, width))
+            networks.encoder.register_parameter("shift", nn.Parameter(torch.zeros(3)))
+        return networks
+
+    with NETWORKS.without():
+        register.network(bare)
+        with pytest.raises(ValueError, match="network=bare: its encoder cannot be started: shift of Sequential is on"):
+            check("bare", (1, 8, 8), 4, 8, {})
+
+
 def test_a_network_of_the_wrong_width_is_refused():
     def narrow(image, latent_dim, outputs):
         """It makes half of the outputs that it is asked for."""
@@ -458,6 +508,7 @@ LABELS = {split: np.zeros(6, np.int64) for split in data.SPLITS}
         ({"validation": np.zeros((0, 8, 8), np.uint8)}, {}, "the split validation is empty"),
         ({}, {"test": np.zeros(3, np.int64)}, "3 labels of 6 test images"),
         ({}, {"train": np.full(6, -1)}, "train labels begin at -1"),
+        ({}, {"train": np.full(6, 0.5)}, "train labels are float64; allowed are whole numbers and names"),
         ({"train": np.full((6, 8, 8), 17, np.uint8)}, {}, "train images have pixels of 17, and white is 16"),
         ({"test": None}, {}, "the split test is missing; there are train, validation, test"),
     ],
@@ -465,6 +516,50 @@ LABELS = {split: np.zeros(6, np.int64) for split in data.SPLITS}
 def test_malformed_data_is_refused(images, labels, why):
     with pytest.raises(ValueError, match=f"data=mine: {why}"):
         data.from_splits("mine", {**IMAGES, **images}, {**LABELS, **labels}, 16.0)
+
+
+@pytest.mark.parametrize("called", [[3, 1000, 7], ["cat", "ant", "dog"]], ids=["numbers", "names"])
+def test_labels_may_be_any_numbers_and_names(called):
+    labels = {split: np.array([called[i % 3] for i in range(6)]) for split in data.SPLITS}
+    made = data.from_splits("mine", IMAGES, labels, 16.0)
+    assert made.classes == 3
+    order = sorted(called)
+    assert all(made.labels[split].tolist() == [order.index(one) for one in labels[split]] for split in data.SPLITS)
+
+
+def test_labels_from_zero_are_what_they_were(digits):
+    again = data.from_splits("digits", digits.images, digits.labels, digits.scale)
+    assert again.digest == digits.digest
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [([0] * 9 + [7], "class 7 has one image"), ([*range(10)] * 2, "0.2 of 20 images cannot be a share of each of 10")],
+)
+def test_classes_too_small_for_a_share_are_named(labels, why):
+    with pytest.raises(ValueError, match=why):
+        data.stratified(np.array(labels), 0.2, 0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"images": np.full((6, 1, 8, 8), 3.0)}, r"train images are float64 \(6, 1, 8, 8\)"),
+        ({"images": np.full((6, 1, 8, 8), 17, np.uint8)}, "train images have pixels of 17, and white is 16"),
+        ({"labels": np.full(6, 0.5)}, "train labels are float64"),
+    ],
+)
+def test_values_outside_of_an_image_never_reach_a_likelihood(changed, why, digits):
+    def raw(seed):
+        """A data set that is put together by hand, without `from_splits`."""
+        arrays = {"images": np.zeros((6, 1, 8, 8), np.uint8), "labels": np.zeros(6, np.int64), **changed}
+        by_split = {key: dict.fromkeys(data.SPLITS, value) for key, value in arrays.items()}
+        return dataclasses.replace(digits, **by_split, scale=16.0)
+
+    with DATASETS.without():
+        register.data(raw)
+        with pytest.raises(ValueError, match=f"data=raw: {why}"):
+            data.load("raw")
 
 
 def test_a_data_set_that_raises_is_named():

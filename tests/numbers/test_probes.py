@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.metrics import balanced_accuracy_score
 
 from gimtune.metrics import information as mi
 from gimtune.metrics import logistic, probe
@@ -33,14 +34,14 @@ def score(fitted, codes, labels):
 def test_labels_as_codes_are_read_without_error(rng):
     train, test = labels_of(rng), labels_of(rng)
     fitted = fit(np.eye(CLASSES)[train][None], train)
-    assert score(fitted, np.eye(CLASSES)[test][None], test) == (1.0, 0.0, 1.0)
+    assert score(fitted, np.eye(CLASSES)[test][None], test) == (1.0, 0.0, 1.0, 1.0, 0.0)
 
 
 def test_separable_clusters_are_read_without_error(rng):
     centres = 20 * rng.normal(size=(CLASSES, 8))
     train, test = labels_of(rng), labels_of(rng)
     fitted = fit(centres[train] + rng.normal(size=(2, COUNT, 8)), train)
-    assert score(fitted, centres[test] + rng.normal(size=(2, COUNT, 8)), test) == (1.0, 0.0, 1.0)
+    assert score(fitted, centres[test] + rng.normal(size=(2, COUNT, 8)), test) == (1.0, 0.0, 1.0, 1.0, 0.0)
 
 
 def test_several_columns_have_a_probe_each(rng):
@@ -83,7 +84,7 @@ def test_codes_are_standardised(rng):
     def codes(labels):
         return np.column_stack([1e-4 * np.eye(CLASSES)[labels], 1e4 + 1e4 * rng.normal(size=(len(labels), 1))])[None]
 
-    linear, _, neighbours = score(fit(codes(train), train), codes(test), test)
+    linear, _, neighbours, *_ = score(fit(codes(train), train), codes(test), test)
     assert linear == 1.0
     assert neighbours > 0.99  # one dimension of noise among eleven of unit variance
 
@@ -219,3 +220,26 @@ def test_active_units_are_those_whose_mean_moves(rng):
     scales = torch.tensor([1.0, 0.2, 0.05, 0.0])
     mu = torch.from_numpy(rng.normal(size=(2000, 4))).float() * scales + 5
     assert mi.active(mu) == 2
+
+
+def test_balanced_accuracy_is_scikit_learns(rng):
+    # one in ten: the accuracy of a probe that knows nothing is .9, and balanced .5
+    labels = (rng.random(3000) < 0.1).astype(int)
+    known, scored = (1.5 * labels[:, None] + rng.normal(size=(2, 3000, 2)) for _ in range(2))
+    fitted = fit(known, labels)
+    scores = score(fitted, scored, labels)
+    guesses = fitted.linear.predicted((torch.from_numpy(scored) - fitted.mean) / fitted.scale)
+    wanted = np.mean([balanced_accuracy_score(labels, guess) for guess in guesses])
+    assert scores.balanced == pytest.approx(wanted, abs=1e-12)
+    assert 0.5 < scores.balanced < scores.linear - 0.05
+
+
+def test_the_error_of_balanced_accuracy_is_that_of_each_class(rng):
+    labels, shares = torch.tensor([0] * 900 + [1] * 100), np.array([0.9] * 900 + [0.4] * 100)
+    right = torch.from_numpy(rng.random((400, 1000)) < shares).double()
+    values = [probe._balanced(one[None], labels) for one in right]
+    known = math.sqrt(0.9 * 0.1 / 900 + 0.4 * 0.6 / 100) / 2
+    means = [float(one.mean()) for one in values]
+    assert abs(np.mean(means) - 0.65) < 4 * known / math.sqrt(len(means))
+    assert np.std(means) == pytest.approx(known, rel=0.15)
+    assert np.mean([probe.standard_error(one) for one in values]) == pytest.approx(known, rel=0.02)
