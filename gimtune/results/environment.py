@@ -108,14 +108,15 @@ def mixed(trials: pd.DataFrame, meta: Mapping[str, str]) -> str:
     (first, _), *others = counts.most_common() or [("", 0)]
     if not others:
         return ""
-    usual, told = _meaning(meta, first), []
+    usual, told = meaning(meta, first), []
     for name, count in others:
-        how = differences(_meaning(meta, name), usual) or name
+        how = differences(meaning(meta, name), usual) or name
         told.append(f"{count} with {how}")
     return f"not all {len(stated)} members' numbers were made alike, and they compare but for that: {', '.join(told)}"
 
 
-def _meaning(meta: Mapping[str, str], name: str) -> dict[str, str]:
+def meaning(meta: Mapping[str, str], name: str) -> dict[str, str]:
+    """What an environment's short name means, as `made_by` has it; empty where a study's facts do not say."""
     try:
         found = json.loads(meta[f"environment {name}"])
     except (KeyError, ValueError, RecursionError):

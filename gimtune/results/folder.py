@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 import fcntl
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 
-def make(parent: Path) -> Path | None:
-    """A new run folder, named by the time; ``None`` if there are a hundred of this second."""
+def make(parent: Path, fill: Callable[[Path], None]) -> Path | None:
+    """A new run folder, named by the time, with what ``fill`` writes into it: there whole or not at all.
+
+    ``None`` if there are a hundred of this second.
+    """
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    for suffix in ("", *(f"-{i}" for i in range(1, 100))):
-        run = parent / f"{stamp}{suffix}"
-        try:
-            run.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return run
+    return _placed([parent / f"{stamp}{suffix}" for suffix in ("", *(f"-{i}" for i in range(1, 100)))], fill)
+
+
+def make_at(run: Path, fill: Callable[[Path], None]) -> bool:
+    """The same at a path; false where something is there already."""
+    return _placed([run], fill) is not None
+
+
+def _placed(places: Sequence[Path], fill: Callable[[Path], None]) -> Path | None:
+    parent = places[0].parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=parent) as made:
+        fresh = Path(made) / "run"
+        fresh.mkdir()
+        fill(fresh)
+        for run in places:
+            # an empty folder would be replaced, and may be somebody's
+            if run.exists():
+                continue
+            try:
+                fresh.rename(run)
+            except OSError:
+                if run.exists():
+                    continue
+                raise
+            return run
     return None
 
 

@@ -146,12 +146,30 @@ class Store:
             self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(meta.items()))
         self.meta.update(meta)
 
-    def plan(self, rows: Iterable[Row]) -> None:
-        """Write the members that are to run; those already there are left as they are."""
+    def plan(self, rows: Iterable[Row], reports: Iterable[Row] = ()) -> None:
+        """Write the members that are to run; those already there are left as they are.
+
+        Args:
+            reports: of members that are written with their last row, since they ended in another run: as of `whole`.
+        """
         with self._transaction():
             for row in rows:
                 if self._db.execute("SELECT 1 FROM trials WHERE trial=?", (row["trial"],)).fetchone() is None:
                     self._upsert("trials", ["trial"], {"status": Status.PLANNED, **row})
+            for report in reports:
+                self._upsert("reports", ["trial", "epoch"], report)
+
+    def whole(self, trials: Iterable[str]) -> tuple[list[dict[str, Value]], list[dict[str, Value]]]:
+        """All that stands of these members: their rows and their reports, to the bit, in the order they came in."""
+        asked = json.dumps([*trials])
+        found: list[list[dict[str, Value]]] = []
+        for table in ("trials", "reports"):
+            rows = self._db.execute(
+                f"SELECT * FROM {table} WHERE trial IN (SELECT value FROM json_each(?)) ORDER BY rowid", (asked,)
+            )
+            names = [column[0] for column in rows.description]
+            found.append([dict(zip(names, row, strict=True)) for row in rows])
+        return found[0], found[1]
 
     def report(self, rows: Sequence[Row]) -> None:
         """Write one evaluation of one or more members in one transaction.

@@ -31,8 +31,8 @@ def load(arguments: Sequence[str]) -> Config:
     Raises:
         ConfigError: anything unknown, of a wrong type or impossible.
     """
-    # an option of another key whose value is no mapping
-    arguments = [re.sub(r"^resume\.across=", "across=", argument) for argument in arguments]
+    # an option of other keys whose values are no mappings
+    arguments = [re.sub(r"^(resume|reuse)\.across=", "across=", argument) for argument in arguments]
     config = validated(_compose(arguments))
     if config.resume is None:
         return config
@@ -42,14 +42,7 @@ def load(arguments: Sequence[str]) -> Config:
             f"{others[0]}: with resume only resume.across, ray.*, stop.* and dry_run may be given; "
             "the run's own file says the rest"
         )
-    run = config.resume
-    if mirror.is_address(run):
-        try:
-            run = str(mirror.fetch(run))
-        except ValueError as error:
-            raise ConfigError(f"resume={error}") from None
-        except OSError as error:
-            raise ConfigError(f"resume={run}: {str(error).splitlines()[0]}") from None
+    run = str(here("resume", config.resume))
     stated = reopened(Path(run))
     of_now: dict[str, Any] = {"resume": run, "across": config.across, "dry_run": config.dry_run}
     given = [argument.partition("=")[0].partition(".") for argument in arguments]
@@ -57,6 +50,20 @@ def load(arguments: Sequence[str]) -> Config:
         new = {key: getattr(getattr(config, section), key) for place, _, key in given if place == section}
         of_now[section] = getattr(stated, section).model_copy(update=new)
     return stated.model_copy(update=of_now)
+
+
+def here(key: str, run: str) -> Path:
+    """The folder of a run that a key names, fetched from an object store where it is there.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
+    try:
+        return mirror.fetch(run) if mirror.is_address(run) else Path(run)
+    except ValueError as error:
+        raise ConfigError(f"{key}={error}") from None
+    except OSError as error:
+        raise ConfigError(f"{key}={run}: {str(error).splitlines()[0]}") from None
 
 
 def reopened(run: Path) -> Config:

@@ -221,10 +221,15 @@ class Config(_Section):
     )
     dry_run: bool = Field(description="list what would run, and stop")
     resume: str | None = Field(description="run folder to go on with")
+    reuse: list[str] = Field(
+        default=[],
+        description="earlier runs, whose members are taken over where they are this study's, and not trained again "
+        "(docs/growing.md)",
+    )
     across: bool = Field(
         default=False,
         description="resume.across=true goes on with a run where its numbers would come out otherwise: on another "
-        "kind of processor or device, with other versions",
+        "kind of processor or device, with other versions; reuse.across=true takes over what was made so",
     )
 
     @field_validator("objectives", mode="before")
@@ -295,6 +300,11 @@ def validated(content: Any) -> Config:
         raise ConfigError(
             f"search.trials={config.search.trials}: search.sampler=grid runs every combination; leave it null"
         )
+    if config.reuse and config.search.sampler in SEQUENTIAL:
+        raise ConfigError(
+            f"reuse={_listed(config.reuse)}: search.sampler={config.search.sampler} suggests members as it goes; "
+            "search.warm_start=RUN starts from an earlier run's, and grid and random take them over"
+        )
     weights = config.metrics.inception_weights
     if weights and "://" not in weights:
         if not Path(weights).is_file():
@@ -308,6 +318,10 @@ def validated(content: Any) -> Config:
         except ValueError as error:
             raise ConfigError(f"{key}={error}") from None
     return config
+
+
+def _listed(values: list[str]) -> str:
+    return f"[{', '.join(values)}]"
 
 
 def _message(error: Any) -> str:

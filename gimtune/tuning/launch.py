@@ -24,6 +24,7 @@ from gimtune import parts
 from gimtune.interruption import Interrupted, Interruption
 from gimtune.metrics import FEATURES, MEASURES, features
 from gimtune.results import folder, mirror
+from gimtune.results.carry import carry
 from gimtune.results.environment import environment
 from gimtune.results.store import Store
 from gimtune.study.composition import dump
@@ -99,9 +100,14 @@ def _launch(plan: Plan, console: Console, finish: Callable[[Path], int], interru
 def _new_run(plan: Plan) -> Path:
     """A run folder with its configuration, its environment and its planned members."""
     config = plan.config
-    run = folder.make(check_storage(config) / config.name)
+    run = folder.make(check_storage(config) / config.name, lambda fresh: _fill(plan, fresh))
     if run is None:
         raise ConfigError(f"storage_path={config.storage_path}: a hundred runs of this second are there already")
+    return run
+
+
+def _fill(plan: Plan, run: Path) -> None:
+    config = plan.config
     (run / "config.yaml").write_text(dump(config))
     (run / "environment.json").write_text(json.dumps(environment(parts.plugins(), plan.made), indent=2) + "\n")
     with Store(run / "study.db", create=True) as store:
@@ -114,9 +120,19 @@ def _new_run(plan: Plan) -> Path:
             epochs=str(config.budget.epochs),
             metrics=json.dumps([vars(column) for column in _own_metrics()]),
             sources=json.dumps(_sources()),
+            data_digest=plan.data.digest,
+            reused=json.dumps({str(taken.run): taken.trials for taken in plan.taken}),
         )
-        _plan(config, store, plan.packs)
-    return run
+        known, reports = carry(plan.taken, run, store)
+        named = {member.trial: pack_name(pack) for pack in plan.packs for member in pack}
+        store.plan(
+            (
+                {**known.get(member.trial, {"pack": named.get(member.trial)}), **_identity(config, member)}
+                for member in plan.planned
+                if member.trial in {**known, **named}
+            ),
+            reports,
+        )
 
 
 def _sources() -> dict[str, dict[str, str]]:

@@ -29,6 +29,7 @@ from gimtune.study.schema import SEQUENTIAL, Config
 from gimtune.training import default_device, made_by
 from gimtune.tuning.mo_asha import make_rungs
 from gimtune.tuning.packs import Pack, packs
+from gimtune.tuning.reuse import Taken, taken_over
 from gimtune.vocabulary import ENDED, LABELLED, Member
 
 #: Workers that a cluster is taken to have when packs are made.
@@ -48,6 +49,8 @@ class Plan:
         made: what members' numbers depend on beside their configuration, of workers like this machine's
             (`gimtune.results.environment.made_by`).
         notes: what is to be said before it starts.
+        planned: members of a new run, in the order of its rows.
+        taken: those among them that earlier runs have, and that are in no pack.
     """
 
     config: Config
@@ -57,6 +60,8 @@ class Plan:
     run: Path | None
     made: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    planned: tuple[Member, ...] = ()
+    taken: tuple[Taken, ...] = ()
 
     @property
     def sequential(self) -> bool:
@@ -71,7 +76,9 @@ class Plan:
     @property
     def total(self) -> int:
         """Members of the whole study."""
-        return (self.config.search.trials or 0) if self.sequential else sum(map(len, self.listed))
+        if self.sequential:
+            return self.config.search.trials or 0
+        return sum(map(len, self.listed)) + sum(len(taken.trials) for taken in self.taken)
 
     @property
     def device(self) -> str:
@@ -110,11 +117,18 @@ def preflight(config: Config) -> Plan:
     _check_data(config, data)
     _check_kind(config, data, planned)
     if run:
-        listed = _packs_of(run, planned)
-    else:
-        kind = "cuda" if config.resources.gpu else "cpu"
-        listed = packs(planned, config.resources.members, data.image, kind, _workers(config, address))
-    return Plan(config, data, listed, address, run, made, notes)
+        return Plan(config, data, _packs_of(run, planned), address, run, made, notes)
+    kind, workers = "cuda" if config.resources.gpu else "cpu", _workers(config, address)
+
+    def packed(those: list[Member]) -> list[Pack]:
+        return packs(those, config.resources.members, data.image, kind, workers)
+
+    listed = packed(planned)
+    ordered = tuple(member for pack in listed for member in pack)
+    taken, notes = taken_over(config, planned, data, _known(made, address))
+    if known := {trial for earlier in taken for trial in earlier.trials}:
+        listed = packed([member for member in planned if member.trial not in known])
+    return Plan(config, data, listed, address, run, made, notes, ordered, taken)
 
 
 def to_go(config: Config, run: Path) -> int:
@@ -138,9 +152,7 @@ def _moved(config: Config, run: Path, made: Mapping[str, str], address: str | No
     harmless = changed(run)
     notes = (f"not as where the run was begun, which no number depends on: {harmless}",) if harmless else ()
     there = begun_in(run)
-    # of a cluster's nodes only its workers know; rows say what they were made by
-    ours = {k: v for k, v in made.items() if address is None or k not in ("device", "precision", "processor")}
-    if not (different := differences(ours, there)):
+    if not (different := differences(_known(made, address), there)):
         return notes
     if config.across:
         return (
@@ -151,6 +163,11 @@ def _moved(config: Config, run: Path, made: Mapping[str, str], address: str | No
         f"resume={run}: numbers would come out otherwise here: {different}. resume.across=true goes on all the same, "
         "and rows say what they were made by"
     )
+
+
+def _known(made: Mapping[str, str], address: str | None) -> dict[str, str]:
+    """What numbers depend on, but for what only a cluster's workers know; rows say what they were made by."""
+    return {k: v for k, v in made.items() if address is None or k not in ("device", "precision", "processor")}
 
 
 def _workers(config: Config, address: str | None) -> int:
@@ -260,8 +277,9 @@ def show(plan: Plan, console: Console) -> None:
         listed = [_several(getattr(m, key) for m in inside) for key in ("weight", "latent_dim", "seed")]
         more = [_values(member.assignment[key] for member in inside if key in member.assignment) for key in further]
         table.add_row(model, prior, *listed, *more, str(len(inside)), str(len(found)))
-    console.print(table)
-    first = made[0][0]
+    if made:
+        console.print(table)
+    first = made[0][0] if made else plan.planned[0]
     budget = f"{first.epochs} epochs each, evaluated every {first.evaluate_every}, on {first.data['name']}"
     if first.patience is not None:
         budget = f"at most {budget}, each ending when it has levelled off"

@@ -1,0 +1,59 @@
+"""What members leave behind in a run folder, carried into another: rows, reports, weights, samples."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from gimtune.files import replacing
+from gimtune.results.store import Row, Store
+
+_WEIGHTS = "members/{}.pt"
+_SAMPLES = ("samples/{}.png", "samples/{}-reconstructed.png", "samples/{}-latents.npz")
+
+
+def carry(taken: Iterable[tuple[Path, Iterable[str]]], folder: Path, store: Store) -> tuple[dict[str, Row], list[Row]]:
+    """Copy what members left into a new run's folder; returns their rows by name, and their reports.
+
+    Args:
+        taken: runs, and the names of the members that each gives.
+        store: of the new run, which is told what their environments' names mean.
+    """
+    rows: dict[str, Row] = {}
+    reports: list[Row] = []
+    for run, trials in taken:
+        carry_features(run, folder)
+        with Store(run / "study.db") as there:
+            found, told = there.whole(trials)
+            store.annotate(**{key: text for key, text in there.meta.items() if key.startswith("environment ")})
+        reports += told
+        for row in found:
+            name, pack = str(row["trial"]), str(row["pack"])
+            kept = row["checkpoint"] if _copied(run, folder, _WEIGHTS.format(name)) else None
+            # a pack is known by its first member and their number, and one of the new run may have both
+            pack = pack if "@" in pack else f"{pack}@{run.name}"
+            rows[name] = {**row, "checkpoint": kept, "pack": pack}
+            for path in _SAMPLES:
+                _copied(run, folder, path.format(name))
+    return rows, reports
+
+
+def carry_features(run: Path, folder: Path) -> None:
+    """Copy the feature networks that were trained for a run."""
+    for path in sorted((run / "features").glob("*")):
+        if path.is_file() and path.suffix != ".lock" and not (folder / "features" / path.name).exists():
+            _copied(run, folder, f"features/{path.name}")
+
+
+def _copied(run: Path, folder: Path, name: str) -> bool:
+    """Copy a file; whether it is there."""
+    if not (run / name).is_file():
+        return False
+    try:
+        with replacing(folder / name) as temporary:
+            shutil.copyfile(run / name, temporary)
+    except FileNotFoundError:
+        # a run that goes on drops weights
+        return False
+    return True
