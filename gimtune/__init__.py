@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gimtune import analysis, register, testing
-    from gimtune.api import ConfigError, Run, Trained, open, run  # noqa: A004
+    from gimtune.api import ConfigError, Run, Trained, merge, open, run  # noqa: A004
 
-__all__ = ["ConfigError", "Run", "Trained", "analysis", "open", "register", "run", "testing"]
-_OF_API = ("ConfigError", "Run", "Trained", "open", "run")
+__all__ = ["ConfigError", "Run", "Trained", "analysis", "merge", "open", "register", "run", "testing"]
+_OF_API = ("ConfigError", "Run", "Trained", "merge", "open", "run")
 
 
 def __getattr__(name: str) -> Any:

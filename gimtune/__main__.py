@@ -40,6 +40,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         if given[:1] == ["parts"]:
             return _parts(given[1:], console)
+        if given[:1] == ["merge"]:
+            return _merge(given[1:], console)
         if given[:1] == ["-sc"]:
             from gimtune.study.completion import complete
 
@@ -73,6 +75,19 @@ def _parts(given: list[str], console: Console) -> int:
 
     plugins_of([text for text in given if "=" in text])
     show([text for text in given if "=" not in text], console)
+    return 0
+
+
+def _merge(given: list[str], console: Console) -> int:
+    from gimtune.results.merge import merge
+    from gimtune.study.composition import here
+
+    try:
+        lines = merge([here("merge", run) for run in given[:-1]], Path(given[-1] if given else ""))
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from None
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     return 0
 
 

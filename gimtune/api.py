@@ -90,6 +90,25 @@ def open(folder: str | Path) -> Run:  # noqa: A001 - as of a file: gimtune.open
     return found
 
 
+def merge(*runs: str | Path, out: str | Path) -> Run:
+    """Several runs as one, as ``python -m gimtune merge RUN RUN2 OUT`` writes it.
+
+    Args:
+        out: a folder that is to be made.
+
+    Raises:
+        ConfigError: runs that do not compare, with the key; or what is no run.
+    """
+    from gimtune.results.merge import merge as merged
+
+    try:
+        for line in merged([Path(run) for run in runs], Path(out)):
+            print(line)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from None
+    return Run(Path(out))
+
+
 class Run:
     """A run folder: its rows, its front, its verdicts, its figures, its members.
 
@@ -306,4 +325,4 @@ class Trained:
         return values
 
 
-__all__ = ["ConfigError", "Run", "Trained", "open", "run"]
+__all__ = ["ConfigError", "Run", "Trained", "merge", "open", "run"]

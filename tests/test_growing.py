@@ -10,9 +10,14 @@ import torch
 from helpers import CLOCK
 from test_tuning import Driver, drive, only_run  # noqa: F401 - a fixture
 
+import gimtune
 from gimtune import analysis
+from gimtune.__main__ import main
+from gimtune.analysis.status import standing
 from gimtune.results import folder
 from gimtune.results.environment import fingerprint
+from gimtune.results.load import settings
+from gimtune.results.merge import merge
 from gimtune.results.store import Store
 from gimtune.study.composition import load
 from gimtune.study.messages import ConfigError
@@ -190,6 +195,95 @@ def test_a_run_folder_is_there_whole_or_not_at_all(tmp_path):
     runs = [folder.make(tmp_path / "runs", lambda place: place.joinpath("a").touch()) for _ in range(3)]
     assert len({*runs}) == 3
     assert all((run / "a").is_file() for run in runs)
+
+
+@pytest.fixture(scope="module")
+def later(evaluation, tmp_path_factory):
+    """A run of the second seed and a third."""
+    plan = planned(tmp_path_factory.mktemp("later"), "space.seed={grid: [1, 2]}")
+    run = _new_run(plan)
+    finish(run, plan, evaluation)
+    return run
+
+
+def test_runs_are_merged_into_one_that_is_read_as_any_other(earlier, later, tmp_path, capsys):
+    out = tmp_path / "deep" / "out"
+    assert main(["merge", str(earlier), str(later), str(out)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"2 of 2 members of {earlier}"
+    assert told[1] == f"1 of 2 members of {later}; 1 counted with another run's"
+    assert told[2] == f"3 members in {out}"
+    assert len(told) == 3
+    study = analysis.load(out)
+    assert [*study.trials["seed"]] == [0, 1, 2]
+    for run, seeds in ((earlier, (0, 1)), (later, (2,))):
+        kept = [*study.trials["trial"][study.trials["seed"].isin(seeds)]]
+        assert contents(out, 1, kept) == contents(run, 1, kept)
+        assert {**files(out), **{k: v for k, v in files(run).items() if kept[0] in k}} == files(out)
+    assert len(files(out)) == 12
+    assert study.objectives == analysis.load(earlier).objectives
+    assert standing(out).ended
+    again = preflight(load([f"resume={out}"]))
+    assert to_go(again.config, out) == 0
+    assert gimtune.open(out).member(study.trials["trial"][2]).sample(3).shape == (3, 1, 8, 8)
+    # and it gives its members to a study that grows
+    assert not planned(tmp_path, MORE, f"reuse=[{out}]").packs
+
+
+def test_a_member_is_of_the_run_that_brought_it_furthest(old, later, tmp_path):
+    edited(old, ("UPDATE trials SET status='stopped', fid=1 WHERE seed=1",))
+    edited(old, ("UPDATE trials SET status='running' WHERE seed=0",))
+    told = merge([old, later], tmp_path / "out")
+    double = "1 counted with another run's, 1 of them with other numbers"
+    assert told[0] == f"0 of 2 members of {old}; {double}; 1 not ended, left out"
+    assert told[1] == f"2 of 2 members of {later}"
+    assert {*analysis.load(tmp_path / "out").trials["status"]} == {Status.DONE}
+
+
+def test_what_was_made_otherwise_is_said_of_the_whole(old, later, tmp_path):
+    made = {**HERE, "threads": "7"}
+    edited(old, ("UPDATE trials SET environment=?", (fingerprint(made),)))
+    edited(old, ("INSERT INTO meta VALUES (?, ?)", (f"environment {fingerprint(made)}", json.dumps(made))))
+    assert merge([later, old], tmp_path / "out")[-1].endswith("1 with threads 7, not 1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["metrics.fid_samples=500"], "metrics.fid_samples is 500 in the one and 400 in the other"),
+        (["budget.epochs=3"], "epochs is 3 in the one and 2 in the other"),
+        (["budget.restore=last"], "budget.restore is last in the one and loss in the other"),
+        (["network.hidden=[16]"], "network.hidden is [16] in the one and [32] in the other"),
+        (["data.seed=1"], "data_digest is "),
+        (["objectives={fid: min, probe_means: max}"], "objectives is "),
+    ],
+)
+def test_runs_that_do_not_compare_are_refused_with_the_key(earlier, tmp_path, arguments, key, capsys):
+    other = _new_run(planned(tmp_path, SEEDS, *arguments))
+    assert main(["merge", str(earlier), str(other), str(tmp_path / "out")]) == 2
+    assert f"{other} and {earlier} do not compare: {key}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_other_weights_compare(earlier, tmp_path):
+    other = _new_run(planned(tmp_path, "space.weight=2", "models=[wae_mmd]", "training.learning_rate=0.01"))
+    assert merge([earlier, other], tmp_path / "out")[1].endswith("; 2 not ended, left out")
+    assert [m["models"] for m in (settings(tmp_path / "out"),)] == [["vae", "wae_mmd"]]
+
+
+def test_what_cannot_be_merged_is_refused(earlier, later, old, tmp_path):
+    (tmp_path / "there").mkdir()
+    for runs, out, why in (
+        ([earlier], "out", "two different runs"),
+        ([earlier, earlier], "out", "two different runs"),
+        ([earlier, later], "there", "something already"),
+        ([earlier, tmp_path], "out", "no run folder"),
+    ):
+        with pytest.raises(gimtune.ConfigError, match=why):
+            gimtune.merge(*runs, out=tmp_path / out)
+    edited(old, ("UPDATE meta SET value='4' WHERE key='format'",))
+    with pytest.raises(ValueError, match="format 4; runs of format 5 are merged"):
+        merge([later, old], tmp_path / "out")
 
 
 def table(run):

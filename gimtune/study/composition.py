@@ -285,6 +285,7 @@ def help_text() -> str:
     lines = [
         "usage: python -m gimtune [group=option] [key=value] ...   run a study",
         "       python -m gimtune analysis RUN ...                 its tables, figures and report; analysis --help",
+        "       python -m gimtune merge RUN RUN2 ... OUT            several runs as one; docs/growing.md",
         "       python -m gimtune parts [NAME]                     what a study may name, and what it takes",
         "       gimtune ...                                        the same, where it is installed",
         'completion: eval "$(gimtune -sc install=bash)"            (or zsh, fish)',
