@@ -293,7 +293,7 @@ def table(run):
 
 
 @pytest.mark.slow
-def test_a_study_grown_from_24_members_to_36_is_the_one_of_36(drive, tmp_path):  # noqa: F811
+def test_a_study_grown_from_24_members_to_36_is_the_one_of_36(drive, tmp_path, capsys):  # noqa: F811
     common = [
         *("study=tradeoff", "models=[vae,wae_mmd,aae]", "space.prior=normal", "space.weight={grid: [0.1, 1]}"),
         *("network.hidden=[32]", "budget.epochs=4", "budget.evaluate_every=2", "metrics.fid_samples=400"),
@@ -319,6 +319,9 @@ def test_a_study_grown_from_24_members_to_36_is_the_one_of_36(drive, tmp_path): 
     pd.testing.assert_frame_equal(table(grown), table(once), check_exact=True)
     reports = [analysis.load(run).reports.drop(columns=list(CLOCK), errors="ignore") for run in (grown, once)]
     pd.testing.assert_frame_equal(*(frame[sorted(frame)] for frame in reports), check_exact=True)
+    assert main(["merge", str(small), str(once), str(tmp_path / "out")]) == 0
+    assert main(["analysis", str(tmp_path / "out")]) == 0
+    assert "36 trials" in capsys.readouterr().out
     # what is not new was not touched
     old, new = analysis.load(small).trials.set_index("trial"), analysis.load(grown).trials.set_index("trial")
     assert (new.loc[old.index, "reported"] == old["reported"]).all()
