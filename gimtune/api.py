@@ -171,11 +171,12 @@ class Run:
         Raises:
             ValueError: no figure of that name.
         """
-        from gimtune.analysis.figures.gallery import FIGURES
+        from gimtune.analysis.figures.gallery import figures_of
 
-        if name not in FIGURES:
-            raise ValueError(f"figure {name}: allowed are {', '.join(FIGURES)}")
-        kind = FIGURES[name]
+        known = figures_of(self.study.objectives)
+        if name not in known:
+            raise ValueError(f"figure {name}: allowed are {', '.join(known)}")
+        kind = known[name]
         return (kind.interactive if interactive else kind.static)(self.front(), self.folder)
 
     def member(self, trial: str, root: str | None = None) -> Trained:

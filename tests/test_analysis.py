@@ -26,7 +26,7 @@ from gimtune.analysis.__main__ import main
 from gimtune.analysis.export import report
 from gimtune.analysis.export.report import export, print_front
 from gimtune.analysis.figures.fronts import interactive_front, static_front
-from gimtune.analysis.figures.gallery import FIGURES
+from gimtune.analysis.figures.gallery import FIGURES, figures_of
 from gimtune.analysis.figures.look import STYLES, style
 from gimtune.results.store import Store, Value
 from gimtune.vocabulary import Status
@@ -109,7 +109,7 @@ ENDED_WELL = 5
 @pytest.fixture(autouse=True)
 def front_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """One figure: the others have their own tests, and take longer to draw."""
-    monkeypatch.setattr(report, "FIGURES", {"front": FIGURES["front"]})
+    monkeypatch.setattr(report, "figures_of", lambda objectives: {"front": FIGURES["front"]})
 
 
 @pytest.fixture
@@ -373,7 +373,7 @@ def test_odd_studies_export_and_print(tmp_path: Path, members: list[dict[str, Va
 
 
 def test_names_from_the_study_are_text_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "FIGURES", FIGURES)
+    monkeypatch.setattr(report, "figures_of", figures_of)
     members = [
         member(i, model=SCRIPT, study=SCRIPT, prior=SCRIPT, fid_features=SCRIPT, fid=float(i + 1), mi_noised=float(i))
         for i in range(3)

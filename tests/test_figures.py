@@ -17,7 +17,7 @@ from PIL import Image
 from gimtune.analysis import Front, front
 from gimtune.analysis.figures import views
 from gimtune.analysis.figures.fronts import interactive_front, static_front
-from gimtune.analysis.figures.gallery import FIGURES
+from gimtune.analysis.figures.gallery import FIGURES, figures_of
 from gimtune.analysis.figures.look import PAPER, SCREEN
 from gimtune.results.store import Store
 from gimtune.training import samples as kept
@@ -80,7 +80,7 @@ def test_every_figure_is_drawn_or_is_none(name: str, tmp_path: Path) -> None:
         if name == "usual" and static is not None and interactive is not None:
             static.draw_without_rendering()
             interactive.to_json()
-    missing = {"samples", "latents", "courses"}
+    missing = {"samples", "codes", "neighbours", "latents", "courses"}
     if name in ("usual", "flagged"):
         assert drawn == {*FIGURES} - missing
     if name in ("nothing", "unfinished"):
@@ -89,6 +89,19 @@ def test_every_figure_is_drawn_or_is_none(name: str, tmp_path: Path) -> None:
         assert not any(key.startswith("weights") for key in drawn)
     if name == "side p":
         assert "rate_distortion" not in drawn
+
+
+def test_figures_follow_the_objectives(tmp_path: Path) -> None:
+    table = trials()
+    table = table.assign(energy=np.linspace(0.1, 1, 8), knn_codes=np.linspace(0.4, 0.9, 8))
+    found = front(table, {"energy": "min", "knn_codes": "max"})
+    kinds = figures_of(found.objectives)
+    assert {*kinds} - {*FIGURES} == {"weights_energy", "weights_knn_codes"}
+    for key in ("information", "mi", "weights_energy", "weights_knn_codes"):
+        texts = [axes.get_xlabel() + axes.get_ylabel() for axes in kinds[key].static(found, tmp_path).axes]
+        assert any("Energy distance" in t or "nearest" in t for t in texts), key
+        assert not any("Frechet" in t or "FID" in t or "Linear" in t for t in texts), key
+    assert {**figures_of(front(table).objectives)} == {**FIGURES}
 
 
 def test_three_objectives_and_no_distance(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import CPU
 from helpers import DEFAULTS
 from helpers import member as planned
 
@@ -19,6 +20,7 @@ from gimtune.analysis.export.reproduce import override
 from gimtune.metrics import marginal
 from gimtune.study.composition import load
 from gimtune.training import run as trained
+from gimtune.training.device import precision
 
 DOCS = Path(__file__).parents[1] / "docs" / "python.md"
 
@@ -68,9 +70,11 @@ def test_a_member_encodes_decodes_and_samples(vae, evaluation):
 
 def test_modules_are_the_members_networks(vae, evaluation, tmp_path):
     images = evaluation.data.scaled("test", slice(20))
-    outputs = vae.encoder(images)
+    # members are measured in the precision that they are trained in, and modules are plain ones
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision(CPU) is torch.bfloat16):
+        outputs = vae.encoder(images).float()
+        decoded = vae.decoder(vae.encode(images)).float()
     assert torch.allclose(outputs[:, :4], vae.encode(images), atol=1e-5)
-    decoded = vae.decoder(vae.encode(images))
     assert torch.allclose(decoded.sigmoid(), vae.reconstruct(images), atol=1e-5)
     assert isinstance(vae.decoder, torch.nn.Module)
     for part, given in (("decoder", vae.encode(images)), ("encoder", images)):

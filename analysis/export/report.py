@@ -15,7 +15,7 @@ from rich.text import Text
 
 from gimtune.analysis.export import latex
 from gimtune.analysis.export.references import bibliography
-from gimtune.analysis.figures.gallery import FIGURES
+from gimtune.analysis.figures.gallery import figures_of
 from gimtune.analysis.page.comparison import compared
 from gimtune.analysis.page.page import page
 from gimtune.analysis.statistics.attainment import with_shares
@@ -100,14 +100,14 @@ def write_report(
 
 
 def _export_figures(best: Front, run: Path) -> dict[str, Path]:
-    """Each of `FIGURES` that the study has, as PNG and PDF, and as a page beside plotly's script."""
+    """Each of `figures_of` that the study has, as PNG and PDF, and as a page beside plotly's script."""
     paths = {}
 
     def written(name: str, write: Callable[[Path], object]) -> None:
         paths[f"figures/{name}"] = run / "figures" / name
         _write(run / "figures" / name, write)
 
-    for name, kind in FIGURES.items():
+    for name, kind in figures_of(best.objectives).items():
         if (figure := kind.static(best, run)) is not None:
             for suffix in ("png", "pdf"):
                 written(f"{name}.{suffix}", figure.savefig)

@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from gimtune.analysis.figures import courses, fronts, members, planes, sweeps
+from gimtune.analysis.figures.look import name
 from gimtune.analysis.figures.views import band
 from gimtune.results.pareto import Front
 
@@ -60,14 +61,14 @@ FIGURES: Mapping[str, Kind] = MappingProxyType(
             lambda front, run: fronts.interactive_front(front, band(front)),
         ),
         "information": Kind(
-            "FID against probe accuracy, coloured by mutual information",
+            "Both objectives, coloured by mutual information",
             "I_q by one Gaussian for q(z), with noise of a tenth of each dimension's deviation added to every code: "
             "neither a posterior of no width nor the scale of the codes counts as information.",
             planes.static_information,
             planes.interactive_information,
         ),
         "mi": Kind(
-            "Mutual information against FID and probe accuracy",
+            "Mutual information against the objectives",
             "Three estimates of I_q: of noised codes, which compares all models; of the codes themselves, a bound from "
             "above and an estimate from below, by densities that are fitted to them.",
             planes.static_mi,
@@ -100,7 +101,19 @@ FIGURES: Mapping[str, Kind] = MappingProxyType(
         "samples": Kind(
             "Samples and reconstructions along the front",
             "Above, images from codes of the prior. Below, rows of test images and under each its reconstructions.",
-            members.static_samples,
+            members.static_pictures,
+        ),
+        "codes": Kind(
+            "What the codes mean, along the front",
+            "Above, a row is a code, the most active first, which goes from its 2 % to its 98 % quantile while all "
+            "others stay. Below, rows from one test image (left) to another (right), by the line between their codes.",
+            partial(members.static_pictures, kinds=members.CODES),
+        ),
+        "neighbours": Kind(
+            "Samples and their nearest training images",
+            "Rows of generated images, and under each the training image that is nearest by its pixels: pairs that are "
+            "the same are repeated, not generated.",
+            partial(members.static_pictures, kinds=members.NEIGHBOURS),
         ),
         "latents": Kind(
             "Codes along the front",
@@ -110,3 +123,9 @@ FIGURES: Mapping[str, Kind] = MappingProxyType(
         ),
     }
 )
+
+
+def figures_of(objectives: Mapping[str, object]) -> Mapping[str, Kind]:
+    """`FIGURES`, and of each objective that has none its course over the weight."""
+    own = {f"weights_{key}": _weights(key, f"{name(key)} against the restriction's weight") for key in objectives}
+    return {**FIGURES} | {key: kind for key, kind in own.items() if key not in FIGURES}

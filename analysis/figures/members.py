@@ -183,10 +183,18 @@ def interactive_parallel(front: Front, run: Path) -> go.Figure | None:
 # Samples and codes of chosen points
 
 
-def _pictures(rows: pd.DataFrame, run: Path) -> list[tuple[dict[Any, Any], list[Image.Image | None]]]:
+#: Pictures of a member by what they show, with the ends of their files' names.
+SAMPLES: Mapping[str, str] = {"samples": "", "images, reconstructions": "-reconstructed"}
+CODES: Mapping[str, str] = {"single codes": "-traversals", "between": "-interpolations"}
+NEIGHBOURS: Mapping[str, str] = {"samples, nearest": "-neighbours"}
+
+
+def _pictures(
+    rows: pd.DataFrame, run: Path, kinds: Mapping[str, str]
+) -> list[tuple[dict[Any, Any], list[Image.Image | None]]]:
     found = []
     for row in rows.to_dict("records"):
-        pictures = [_picture(sample(run, str(row.get("trial")), end)) for end in (".png", "-reconstructed.png")]
+        pictures = [_picture(sample(run, str(row.get("trial")), f"{end}.png")) for end in kinds.values()]
         if any(pictures):
             found.append((row, pictures))
     return found
@@ -211,27 +219,32 @@ def _headline(row: Mapping[Any, Any], front: Front) -> str:
 _SHORT = {"probe_codes": "probe", "fid": "FID", "mi_noised": "MI"}
 
 
-def static_samples(front: Front, run: Path, rows: pd.DataFrame | None = None) -> Figure | None:
-    """Samples and reconstructions of chosen members of the front, the best of the first objective left.
+def static_pictures(
+    front: Front, run: Path, rows: pd.DataFrame | None = None, kinds: Mapping[str, str] = SAMPLES
+) -> Figure | None:
+    """Pictures of chosen members of the front, the best of the first objective left.
 
     Args:
         rows: which, as `gimtune.analysis.figures.views.chosen` gives them; it chooses where there are none.
+        kinds: `SAMPLES`, `CODES` or `NEIGHBOURS`.
     """
-    found = _pictures(chosen(front) if rows is None else rows, run)
+    found = _pictures(chosen(front) if rows is None else rows, run, kinds)
     if not found:
         return None
-    kinds = [i for i in range(2) if any(pictures[i] for _, pictures in found)]
-    figure = paper.sheet(0.3 + 1.75 * len(found), 0.8 + 1.75 * len(kinds))
-    grid = figure.subplots(len(kinds), len(found), squeeze=False)
+    lines = [i for i in range(len(kinds)) if any(pictures[i] for _, pictures in found)]
+    # as high as the pictures are, beside their width
+    tall = [max(p[i].height / p[i].width for _, p in found if p[i]) for i in lines]  # type: ignore[union-attr]
+    figure = paper.sheet(0.3 + 1.75 * len(found), 0.8 + 1.75 * sum(tall))
+    grid = figure.subplots(len(lines), len(found), squeeze=False, height_ratios=tall)
     for column, (row, pictures) in enumerate(found):
-        for line, i in enumerate(kinds):
+        for line, i in enumerate(lines):
             axes = grid[line, column]
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             if picture := pictures[i]:
                 axes.imshow(picture, interpolation="nearest")
             if not column:
-                axes.set_ylabel(("samples", "images, reconstructions")[i], fontsize=7)
+                axes.set_ylabel([*kinds][i], fontsize=7)
         grid[0, column].set_title(_headline(row, front), fontsize=7, parse_math=False)
     return figure
 

@@ -1,4 +1,4 @@
-"""Members in a plane: FID, probe accuracy and information against each other, rate against distortion."""
+"""Members in a plane: two objectives and information against each other, rate against distortion."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from gimtune.results.varied import varied
 
 #: Its lightness rises steadily: it reads in grey and for the colour-blind (Smith & van der Walt 2015).
 _SCALE = "viridis"
-_GENERATION = ("fid", "probe_codes")
 _INFORMATION = ("mi_noised", "mi_upper", "mi_lower")
 _RATES = {
     "prior": "rate: KL(q(z|x) || p(z)) (nats)",
@@ -90,7 +89,13 @@ def _told(row: Mapping[Any, Any], keys: Sequence[str], varied: Sequence[str]) ->
     return brief(row, *keys, varied=varied)
 
 
-# FID against probe accuracy, coloured by information
+def _objectives(front: Front) -> tuple[str, str]:
+    """The study's first two objectives, what is to be small on the horizontal axis."""
+    one, other = sorted([*front.objectives][:2], key=lambda key: front.objectives[key] != "min")
+    return one, other
+
+
+# Two objectives against each other, coloured by information
 
 
 class _Coloured(NamedTuple):
@@ -101,18 +106,19 @@ class _Coloured(NamedTuple):
 
 
 def _coloured(front: Front) -> _Coloured | None:
-    points = measured(front.points, _GENERATION)
+    plane = _objectives(front)
+    points = measured(front.points, plane)
     points = points.reindex(columns=[*dict.fromkeys([*points, "mi_noised"])])
     kept = points.loc[~points["collapsed"].astype(bool), "mi_noised"].dropna()
     if kept.empty:
         return None
     low, high = kept.quantile([0.01, 0.99])
-    x, y = (axis(points, k) for k in _GENERATION)
+    x, y = (axis(points, k) for k in plane)
     return _Coloured(points, x, y, (max(0.0, low), max(high, low + 1e-9)))
 
 
 def static_information(front: Front, run: Path) -> Figure | None:
-    """FID against probe accuracy, coloured by mutual information; marker by model."""
+    """Two objectives, coloured by mutual information; marker by model."""
     if (found := _coloured(front)) is None:
         return None
     points = thinned(found.points, PAPER)
@@ -139,9 +145,11 @@ def interactive_information(front: Front, run: Path) -> go.Figure | None:
     if (found := _coloured(front)) is None:
         return None
     points = thinned(found.points, SCREEN)
-    figure = screen.titled(go.Figure(), f"FID, probe accuracy, information {fewer(len(points), len(found.points))}")
-    tell = partial(_told, keys=(*_GENERATION, *_INFORMATION), varied=varied(points))
-    for trace in screen.traces(points, *_GENERATION, tell):
+    plane = found.x.key, found.y.key
+    said = ", ".join([*map(name, plane), "information"])
+    figure = screen.titled(go.Figure(), f"{said} {fewer(len(points), len(found.points))}")
+    tell = partial(_told, keys=(*plane, *_INFORMATION), varied=varied(points))
+    for trace in screen.traces(points, *plane, tell):
         if trace.hoverinfo == "text":
             rows = points.loc[[*trace.customdata]]
             trace.marker.update(color=rows["mi_noised"].fillna(found.ends[0]), coloraxis="coloraxis", opacity=0.9)
@@ -153,18 +161,19 @@ def interactive_information(front: Front, run: Path) -> go.Figure | None:
     return figure.update_xaxes(**screen.scales(found.x)).update_yaxes(**screen.scales(found.y))
 
 
-# Information against FID and probe accuracy
+# Information against both
 
 
 def _informed(front: Front) -> list[_Panel]:
-    axes = {k: axis(points, k) for k in (*_INFORMATION, *_GENERATION) if len(points := measured(front.points, [k]))}
-    if len(axes) < len(_INFORMATION) + len(_GENERATION):
+    against = [key for key in _objectives(front) if key not in _INFORMATION]
+    axes = {k: axis(points, k) for k in (*_INFORMATION, *against) if len(points := measured(front.points, [k]))}
+    if len(axes) < len(_INFORMATION) + len(against):
         return []
-    return [_Panel(measured(front.points, [x, y]), axes[x], axes[y]) for y in _GENERATION for x in _INFORMATION]
+    return [_Panel(measured(front.points, [x, y]), axes[x], axes[y]) for y in against for x in _INFORMATION]
 
 
 def static_mi(front: Front, run: Path) -> Figure | None:
-    """Mutual information, by three estimates, against FID and probe accuracy."""
+    """Mutual information, by three estimates, against two objectives."""
     panels = _informed(front)
     return _static_panels(panels, len(_INFORMATION), 9.4, 5.4) if panels else None
 
@@ -172,7 +181,7 @@ def static_mi(front: Front, run: Path) -> Figure | None:
 def interactive_mi(front: Front, run: Path) -> go.Figure | None:
     """The same for the screen."""
     panels = _informed(front)
-    title = "Mutual information against FID and probe accuracy"
+    title = f"Mutual information against {' and '.join(map(name, _objectives(front)))}"
     return _interactive_panels(panels, len(_INFORMATION), title, 760) if panels else None
 
 

@@ -164,7 +164,11 @@ function compare() {
     off.addEventListener("click", () => toggle(id));
     cell.append(title, off);
   }));
-  for (const [key, what] of [["samples", "samples"], ["reconstructed", "test images, each above its reconstruction"]])
+  for (const [key, what] of [
+    ["samples", "samples"], ["reconstructed", "test images, each above its reconstruction"],
+    ["neighbours", "samples, each above its nearest training image"], ["traversals", "single codes, varied along a row"],
+    ["interpolations", "from one test image to another, by their codes"],
+  ])
     if (some(key)) row(what, cells((cell, point) => cell.append(point[key] ? image(point[key], what, point) : "none")));
   const union = (key) => [...new Set(points.flatMap(([, point]) => point[key].map((entry) => entry[0])))];
   for (const key of union("setting"))

@@ -26,6 +26,8 @@ from gimtune.vocabulary import IDENTITY, PROGRESS, PROTOCOL, Status
 POINTS = 500
 #: Of a text, in characters.
 LONGEST = 300
+#: Pictures of a point, the last three of those on the front alone.
+PICTURES = ("samples", "reconstructed", "neighbours", "traversals", "interpolations")
 #: Of pictures in one page, in characters.
 _PICTURES = 6 << 20
 _FILE = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -76,11 +78,13 @@ def told(drawn: pd.DataFrame, runs: Mapping[str, Study]) -> dict[str, dict[str, 
     found, room = {}, _PICTURES
     # pictures of the front first, should there be too many
     for i, row in zip(*_ordered(drawn), strict=True):
-        pictures = [
-            _picture(runs[row["run"]].run, str(row["trial"]) + suffix) if room > 0 else None
-            for suffix in ("", "-reconstructed")
-        ]
-        room -= sum(map(len, filter(None, pictures)))
+        kinds = PICTURES if row["on_front"] else PICTURES[:2]
+        pictures = {
+            key: _picture(runs[row["run"]].run, str(row["trial"]) + ("" if key == "samples" else f"-{key}"))
+            for key in kinds
+            if room > 0
+        }
+        room -= sum(map(len, filter(None, pictures.values())))
         found[str(i)] = _point(row, metrics, shown, stated[row["run"]], pictures)
     return found
 
@@ -95,7 +99,7 @@ def _point(
     metrics: list[str],
     shown: list[str],
     stated: Mapping[str, Any],
-    pictures: list[str | None],
+    pictures: Mapping[str, str | None],
 ) -> dict[str, Any]:
     doubts, missing = flags(row), _reasons(row)
     values = []
@@ -118,8 +122,7 @@ def _point(
         "metrics": values,
         "undefined": [[key, short(why, LONGEST)] for key, why in [*missing.items()][:60]],
         "config": short(str(row["config"]), 4000) if pd.notna(row["config"]) else "",
-        "samples": pictures[0],
-        "reconstructed": pictures[1],
+        **{key: pictures.get(key) for key in PICTURES},
         **line,
     }
 

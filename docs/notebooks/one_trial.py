@@ -10,7 +10,7 @@
 import pandas as pd
 
 from gimtune.analysis import front, load
-from gimtune.analysis.figures.members import static_course, static_samples
+from gimtune.analysis.figures.members import static_course, static_pictures
 from gimtune.analysis.figures.views import bracket, chosen, terms
 from gimtune.results.load import newest
 
@@ -51,7 +51,7 @@ bracket(row).round(3)
 # ## Samples and reconstructions
 
 # %%
-static_samples(best, study.run, rows.head(1))
+static_pictures(best, study.run, rows.head(1))
 
 # %% [markdown]
 # ## Its weights, opened again

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from gimtune.algebra.objective import Objective, Parameters
 from gimtune.data import Dataset
 from gimtune.metrics.features import Features
 from gimtune.metrics.measures import columns, find
+from gimtune.metrics.pictures import pictures
 from gimtune.metrics.view import Estimate, Memory, View
 from gimtune.training import Fellow, Pack, Resident
 from gimtune.vocabulary import LATE, METRICS, Member
@@ -113,6 +114,11 @@ class Evaluation:
         view = self.view(objective, parameters, member, "test")
         decoded = view.decode(view.drawn(count=count).z)
         return torch.stack([self.data.scaled("test", slice(count)), decoded])
+
+    @torch.no_grad()
+    def pictures(self, objective: Objective, parameters: Parameters, member: Member) -> Mapping[str, Tensor]:
+        """Grids of images that show what codes mean, (rows, columns, *image) in [0, 1], by name."""
+        return pictures(self.view(objective, parameters, member, "test"))
 
     @torch.no_grad()
     def codes(self, objective: Objective, parameters: Parameters, member: Member, count: int) -> tuple[Tensor, Tensor]:

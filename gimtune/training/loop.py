@@ -10,7 +10,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from enum import StrEnum
@@ -81,6 +81,10 @@ class Measurements(Protocol):
         """Test images and their reconstructions, (2, count, *image) in [0, 1]."""
         ...
 
+    def pictures(self, objective: Objective, parameters: Parameters, member: Member) -> Mapping[str, Tensor]:
+        """Grids of images that show what codes mean, (rows, columns, *image) in [0, 1], by name."""
+        ...
+
     def codes(self, objective: Objective, parameters: Parameters, member: Member, count: int) -> tuple[Tensor, Tensor]:
         """Posterior means of validation images, (n, latent_dim), and their labels, (n,)."""
         ...
@@ -105,7 +109,8 @@ def run(
     With a ``folder`` it writes ``packs/<pack>/`` there and goes on from what it finds: the rows of the checkpoint
     first, so that a reader who died before writing them down gets them again. An ended member's weights then stand in
     ``members/<trial>.pt``, its samples in ``samples/<trial>.png``, test images with their reconstructions in
-    ``samples/<trial>-reconstructed.png``, and codes of validation images with their labels in
+    ``samples/<trial>-reconstructed.png``, `gimtune.metrics.pictures` beside them, and codes of validation images with
+    their labels in
     ``samples/<trial>-latents.npz``.
 
     Args:
@@ -351,10 +356,12 @@ def _kept(pack: Pack, evaluation: Measurements, index: int, folder: Path) -> str
         real, made = evaluation.reconstructions(*whose, _CODES)
         save_cloud(real, made, shown[1], joined=_JOINED)
     else:
-        save_grid(evaluation.samples(*whose, 64), shown[0])
+        save_grid(evaluation.samples(*whose, 64).unflatten(0, (8, 8)), shown[0])
         # rows of images, and below each what the decoder makes of their codes
         pairs = evaluation.reconstructions(*whose, 32)
-        save_grid(pairs.unflatten(1, (4, 8)).transpose(0, 1).flatten(0, 2), shown[1])
+        save_grid(pairs.unflatten(1, (4, 8)).transpose(0, 1).flatten(0, 1), shown[1])
+        for name, grid in evaluation.pictures(*whose).items():
+            save_grid(grid, folder / "samples" / f"{member.trial}-{name}.png")
     codes, labels = evaluation.codes(*whose, _CODES)
     save_codes(codes, labels, folder / "samples" / f"{member.trial}-latents.npz")
     return str(relative)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +12,18 @@ from gimtune.files import replacing
 
 
 def save_grid(images: Tensor, path: Path) -> None:
-    """Images (n, *image) in [0, 1] as the largest square grid of them, a PNG."""
+    """Images (rows, columns, *image) in [0, 1] as a PNG of them."""
     from PIL import Image
 
     # a frame around each: digits fill their squares, and would run into each other
     images = torch.nn.functional.pad(images, (1, 1, 1, 1), value=0.3)
-    count, colours, height, width = images.shape
-    side = math.isqrt(count)
-    grid = images[: side * side].reshape(side, side, colours, height, width).permute(0, 3, 1, 4, 2)
-    pixels = (grid.reshape(side * height, side * width, colours) * 255).round().clamp(0, 255).byte().cpu().numpy()
-    zoom = max(1, 448 // (side * height))
+    rows, columns, colours, height, width = images.shape
+    grid = images.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, colours)
+    pixels = (grid * 255).round().clamp(0, 255).byte().cpu().numpy()
+    zoom = max(1, 448 // max(rows * height, columns * width))
     picture = Image.fromarray(pixels[..., 0] if colours == 1 else pixels)
     with replacing(path) as temporary:
-        picture.resize((side * width * zoom, side * height * zoom), Image.Resampling.NEAREST).save(temporary)
+        picture.resize((columns * width * zoom, rows * height * zoom), Image.Resampling.NEAREST).save(temporary)
 
 
 def save_cloud(real: Tensor, made: Tensor, path: Path, joined: int = 0) -> None:
