@@ -98,7 +98,7 @@ def test_figures_follow_the_objectives(tmp_path: Path) -> None:
     kinds = figures_of(found.objectives)
     assert {*kinds} - {*FIGURES} == {"weights_energy", "weights_knn_codes"}
     for key in ("information", "mi", "weights_energy", "weights_knn_codes"):
-        texts = [axes.get_xlabel() + axes.get_ylabel() for axes in kinds[key].static(found, tmp_path).axes]
+        texts = [text.get_text() for text in kinds[key].static(found, tmp_path).findobj(Text)]
         assert any("Energy distance" in t or "nearest" in t for t in texts), key
         assert not any("Frechet" in t or "FID" in t or "Linear" in t for t in texts), key
     assert {**figures_of(front(table).objectives)} == {**FIGURES}
