@@ -281,6 +281,12 @@ def _searcher(plan: Plan, todo: list[Pack], run: Path, recorder: Any) -> Any:
 
     store: Store = recorder.store
     known = store.trials()
+    compared = config.search.warm_start and features.load(
+        plan.data, config.metrics.model_dump(), run, torch.device("cpu")
+    )
+    proposals = Proposals(config, run, known, compared.name if compared else None)
+    for note in proposals.notes:
+        recorder.console.print(f"note: {note}", **_PLAIN)
 
     def begin(pack: Pack) -> dict[str, Any]:
         _plan(config, store, [pack])
@@ -290,7 +296,7 @@ def _searcher(plan: Plan, todo: list[Pack], run: Path, recorder: Any) -> Any:
     return Suggestions(
         todo,
         begin,
-        Proposals(config, run, known),
+        proposals,
         plan.total - len(known),
         lambda first: asked(first, config.resources.members, plan.data.image, plan.device),
     )

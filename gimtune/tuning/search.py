@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,29 +51,38 @@ class Proposals:
     """Members for a study, one question after the other.
 
     Args:
-        folder: of the run; Optuna's journal is ``optuna.log`` there, its study has the run's name.
+        folder: of the run; Optuna's journal is ``optuna.log`` there, and holds one study, whatever its name.
         known: rows of the store: members that are there already. Optuna's trials are brought to where these stand.
+        features: name of the study's feature network, where members of another run are to be compared by it.
+
+    Attributes:
+        notes: what is to be said of how it begins.
     """
 
-    def __init__(self, config: Config, folder: Path, known: pd.DataFrame) -> None:
+    def __init__(self, config: Config, folder: Path, known: pd.DataFrame, features: str | None = None) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self.config, self.space = config, whole_space(config)
         self.objectives = dict(config.objectives)
+        self.notes: list[str] = []
+        self._features = features
+        storage = _journal(folder / "optuna.log")
         self.study = optuna.create_study(
-            study_name=f"{config.name} {folder.name}",
-            storage=_journal(folder / "optuna.log"),
+            # a folder may have got another name since
+            study_name=next(iter(optuna.get_all_study_names(storage)), config.name),
+            storage=storage,
             directions=["minimize" if d == "min" else "maximize" for d in self.objectives.values()],
             load_if_exists=True,
         )
         fresh = not self.study.get_trials(deepcopy=False)
         if fresh:
             self.study.set_metric_names(list(self.objectives))
-        self._open: dict[str, int] = {}
+        #: Members that have not ended, by the number of Optuna's trial, where it has one.
+        self._open: dict[str, int | None] = {}
+        #: Members that have ended, with their objectives, where they have them.
         self._values: dict[str, list[float] | None] = {}
-        if fresh:
-            # what the store holds while the journal does not: that was damaged
-            self._take_over(known)
+        #: Trials that failed before any other had done better.
+        self._lost: list[int] = []
         self._reconcile({str(row["trial"]): row for row in _rows(known)})
         if fresh and config.search.warm_start:
             self._warm_start(Path(config.search.warm_start))
@@ -88,7 +98,7 @@ class Proposals:
                 break
             one, parameters = asked
             if found and key(one) != key(found[0]):
-                self.study.tell(self._open.pop(one.trial), state=TrialState.FAIL)
+                self.study.tell(self._open.pop(one.trial) or 0, state=TrialState.FAIL)
                 break
             found.append(one)
             fixed = {name: value for name, value in parameters.items() if not name.startswith(_FREE)}
@@ -97,11 +107,16 @@ class Proposals:
         return found
 
     def tell(self, trial: str, status: Status, row: Mapping[str, Any]) -> None:
-        """How a member ended: a stopped one is told as pruned, one without all objectives as failed."""
-        asked = self._open.pop(trial, None)
-        if asked is None:
+        """How a member ended: a stopped one is told as pruned, one without all objectives as worse than the worst.
+
+        Samplers leave out what is told as failed, and would suggest it for ever.
+        """
+        if trial not in self._open:
             return
-        self._tell(asked, trial, status, row)
+        asked = self._open.pop(trial)
+        self._values[trial] = self._judged(status, row)
+        if asked is not None:
+            self._tell(asked, trial, status)
 
     def _ask(self, fixed: dict[str, Any]) -> tuple[Member, dict[str, Any]] | None:
         for repeated in range(_FEW if fixed else _TRIES):
@@ -122,59 +137,121 @@ class Proposals:
             self.study.tell(trial, values, state=TrialState.COMPLETE if values else TrialState.FAIL)
         return None
 
+    def _worse(self) -> list[float] | None:
+        """Objectives that are worse than all so far, by a tenth of their range; ``None`` before the first."""
+        there = [values for values in self._values.values() if values]
+        if not there:
+            return None
+        found = []
+        for column, way in zip(zip(*there, strict=True), self.objectives.values(), strict=True):
+            low, high = min(column), max(column)
+            found.append(high + 0.1 * (high - low) if way == "min" else low - 0.1 * (high - low))
+        return found
+
     def _judged(self, status: Status, row: Mapping[str, Any]) -> list[float] | None:
         values = [row.get(metric) for metric in self.objectives]
         if status is not Status.DONE or any(v is None or not math.isfinite(v) for v in values):
             return None
         return [float(v) for v in values if v is not None]
 
-    def _tell(self, asked: int, trial: str, status: Status, row: Mapping[str, Any]) -> None:
-        values = self._values[trial] = self._judged(status, row)
-        ended = TrialState.PRUNED if status is Status.STOPPED else TrialState.FAIL
-        self.study.tell(asked, values, state=TrialState.COMPLETE if values else ended)
+    def _tell(self, asked: int, trial: str, status: Status) -> None:
+        values = self._values[trial]
+        if values:
+            self.study.tell(asked, values)
+        elif status is Status.STOPPED:
+            self.study.tell(asked, state=TrialState.PRUNED)
+        else:
+            self._lost.append(asked)
+        if worse := self._worse():
+            for number in self._lost:
+                self.study.tell(number, worse)
+            self._lost = []
 
     def _reconcile(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """Optuna's open trials after a kill: told what the store knows, or ended where it knows nothing."""
-        for frozen in self.study.get_trials(deepcopy=False):
-            name = str(frozen.user_attrs.get(_OWN))
-            if frozen.state is TrialState.RUNNING:
-                row = rows.get(name)
-                if row is None:
-                    self.study.tell(frozen.number, state=TrialState.FAIL)
-                elif row["status"] in ENDED:
-                    self._tell(frozen.number, name, Status(row["status"]), row)
-                else:
-                    self._open[name] = frozen.number
+        """Optuna's trials after a kill: open ones told what the store knows, or ended where it knows nothing, and
+        members entered that a journal does not have which was lost, damaged or cut."""
         for name, row in rows.items():
             if row["status"] in ENDED:
                 self._values[name] = self._judged(Status(row["status"]), row)
+        there = [(str(frozen.user_attrs.get(_OWN)), frozen) for frozen in self.study.get_trials(deepcopy=False)]
+        entered = {name for name, _ in there}
+        for name, row in rows.items():
+            if name not in entered:
+                self._enter(name, row)
+        for name, frozen in there:
+            if frozen.state is not TrialState.RUNNING:
+                continue
+            if name not in rows:
+                self.study.tell(frozen.number, state=TrialState.FAIL)
+            elif name in self._values:
+                self._tell(frozen.number, name, Status(rows[name]["status"]))
+            else:
+                self._open[name] = frozen.number
+
+    def _enter(self, name: str, row: Mapping[str, Any]) -> None:
+        """A member of the store as a trial of Optuna's, open or ended."""
+        status, known = Status(row["status"]), self._parameters(row)
+        if known is not None:
+            started = create_trial(
+                state=TrialState.RUNNING,
+                params=known.values,
+                distributions=known.distributions,
+                user_attrs={_OWN: name},
+            )
+            self.study.add_trial(started)
+        number = None if known is None else self.study.get_trials(deepcopy=False)[-1].number
+        if status not in ENDED:
+            self._open[name] = number
+        elif number is not None:
+            self._tell(number, name, status)
 
     def _warm_start(self, run: Path) -> None:
+        """Enter the members of an earlier run that this study might have had, and note how many, and why not others."""
         try:
             with Store(run / "study.db") as store:
                 rows = store.trials()
         except ValueError as error:
             raise ConfigError(f"search.warm_start={run}: {error}") from None
-        self._take_over(rows)
-
-    def _take_over(self, rows: pd.DataFrame) -> None:
-        """Enter finished members as trials of Optuna's, those that this study's space holds."""
+        left: Counter[str] = Counter()
         for row in _rows(rows):
-            values = self._judged(Status(row["status"]), row)
-            one = json.loads(row["config"])
-            # distances on other data, or of other networks, say nothing here
-            if one["data"]["name"] != self.config.data.name or one["network"]["name"] != self.config.network.name:
-                continue
-            # what was chosen, and else what the member is: a prior may be named or spelled out
-            parameters = _Parameters({**one, **json.loads(row["assignment"] or "{}"), "prior": one["prior"]})
-            try:
-                space.assign(self.space, parameters)
-            except LookupError:
-                continue
-            if values:
+            known, values = self._parameters(row), self._judged(Status(row["status"]), row)
+            why = self._incomparable(known, row) if values else "without objectives"
+            if why:
+                left[why] += 1
+            elif known and values:
                 self.study.add_trial(
-                    create_trial(values=values, params=parameters.values, distributions=parameters.distributions)
+                    create_trial(values=values, params=known.values, distributions=known.distributions)
                 )
+        told = f"{len(rows) - left.total()} of {len(rows)} members came in"
+        others = "; ".join(f"{count} {why}" for why, count in left.most_common())
+        self.notes.append(f"search.warm_start={run}: {told}" + (f"; left out: {others}" if others else ""))
+
+    def _incomparable(self, known: _Parameters | None, row: Mapping[str, Any]) -> str:
+        """Why a member of another run says nothing here; empty where all but its seed could be this study's."""
+        if known is None:
+            return "outside of the space"
+        try:
+            ours = json.loads(member(self.config, known.assignment).to_json())
+        except ConfigError:
+            return "outside of the space"
+        other = {key: value for key, value in known.member.items() if key in ours and key != "seed"}
+        if differing := sorted(key for key, value in other.items() if value != ours[key]):
+            return f"of other {' and '.join(differing)}"
+        if self._features not in (None, (there := row.get("fid_features"))):
+            return f"of other fid_features ({there}, not {self._features})"
+        return ""
+
+    def _parameters(self, row: Mapping[str, Any]) -> _Parameters | None:
+        """A member's place in this study's space; ``None`` where it has none."""
+        try:
+            one = json.loads(row["config"])
+            # what was chosen, and else what the member is: a prior may be named or spelled out
+            known = _Parameters({**one, **json.loads(row.get("assignment") or "{}"), "prior": one["prior"]})
+            known.assignment = space.assign(self.space, known)
+        except (LookupError, TypeError, ValueError):
+            return None
+        known.member = one
+        return known
 
 
 def _journal(path: Path) -> JournalStorage:
@@ -185,7 +262,14 @@ def _journal(path: Path) -> JournalStorage:
     """
     if path.is_file():
         with path.open("rb+") as handle:
-            handle.truncate(handle.read().rfind(b"\n") + 1)
+            content = handle.read()
+            end = content.rfind(b"\n") + 1
+            start = content.rfind(b"\n", 0, max(0, end - 1)) + 1
+            try:
+                json.loads(content[start:end] or "{}")
+            except ValueError:
+                end = start  # Optuna passes over a last line that is none, and stumbles when another follows
+            handle.truncate(end)
     try:
         return JournalStorage(JournalFileBackend(str(path)))
     except (ValueError, KeyError):
@@ -231,6 +315,7 @@ class _Parameters:
         self.member = one
         self.values: dict[str, Any] = {}
         self.distributions: dict[str, BaseDistribution] = {}
+        self.assignment: space.Assignment = {}
 
     def __call__(self, name: str, kind: str, content: list[Any]) -> Any:
         path = name.split(".")[1:]
