@@ -89,6 +89,7 @@ def benchmarks(session: nox.Session) -> None:
     }
     if os.environ.get("GIMTUNE_DATA"):
         small["epoch_against_pythae"] = "--epochs 1 --images 2000"
+        small["gpu_study"] = "--members 2 --trials 1 --epochs 1 metrics.ruler=never metrics.fid_samples=1000"
         small["trial_against_handwritten"] = "--epochs 1 --repeats 1 --images 1000 --loaders tensor"
     with tempfile.TemporaryDirectory() as folder:
         grid = ("models=[beta_vae]", "budget.epochs=6", "budget.evaluate_every=3", "budget.patience=null", *FEWER)
