@@ -9,9 +9,6 @@ from pathlib import Path
 from gimtune.files import replacing
 from gimtune.results.store import Row, Store
 
-_WEIGHTS = "members/{}.pt"
-_SAMPLES = ("samples/{}.png", "samples/{}-reconstructed.png", "samples/{}-latents.npz")
-
 
 def carry(taken: Iterable[tuple[Path, Iterable[str]]], folder: Path, store: Store) -> tuple[dict[str, Row], list[Row]]:
     """Copy what members left into a new run's folder; returns their rows by name, and their reports.
@@ -24,18 +21,19 @@ def carry(taken: Iterable[tuple[Path, Iterable[str]]], folder: Path, store: Stor
     reports: list[Row] = []
     for run, trials in taken:
         carry_features(run, folder)
+        samples = _by_member(run / "samples")
         with Store(run / "study.db") as there:
             found, told = there.whole(trials)
             store.annotate(**{key: text for key, text in there.meta.items() if key.startswith("environment ")})
         reports += told
         for row in found:
             name, pack = str(row["trial"]), str(row["pack"])
-            kept = row["checkpoint"] if _copied(run, folder, _WEIGHTS.format(name)) else None
+            kept = row["checkpoint"] if _copied(run, folder, f"members/{name}.pt") else None
             # a pack is known by its first member and their number, and one of the new run may have both
             pack = pack if "@" in pack else f"{pack}@{run.name}"
             rows[name] = {**row, "checkpoint": kept, "pack": pack}
-            for path in _SAMPLES:
-                _copied(run, folder, path.format(name))
+            for path in samples.get(name, ()):
+                _copied(run, folder, f"samples/{path}")
     return rows, reports
 
 
@@ -44,6 +42,14 @@ def carry_features(run: Path, folder: Path) -> None:
     for path in sorted((run / "features").glob("*")):
         if path.is_file() and path.suffix != ".lock" and not (folder / "features" / path.name).exists():
             _copied(run, folder, f"features/{path.name}")
+
+
+def _by_member(samples: Path) -> dict[str, list[str]]:
+    """Names of files by the member that they begin with, as ``76e14a2b3c-latents.npz``."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(samples.glob("[!.]*")):
+        found.setdefault(path.stem.partition("-")[0], []).append(path.name)
+    return found
 
 
 def _copied(run: Path, folder: Path, name: str) -> bool:

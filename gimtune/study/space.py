@@ -13,8 +13,9 @@ Anything else is a value. Spaces may stand inside a mapping that is one: ``{name
 from __future__ import annotations
 
 import itertools
+import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,46 @@ def draw(space: Mapping[str, Any], random: np.random.Generator) -> Assignment:
         return int(random.integers(*content))
 
     return assign(space, choose)
+
+
+def labels(content: Iterable[Any]) -> list[Any]:
+    """The values of a list as a searcher takes them, plain: a mapping stands for itself as text."""
+    return [json.dumps(v, sort_keys=True) if isinstance(v, dict | list) else v for v in content]
+
+
+def parts(space: Mapping[str, Any]) -> dict[str, tuple[str, list[Any]]]:
+    """Kind and content of every part that `assign` may ask for, by the part's name, under any condition.
+
+    >>> parts({"model": {"grid": ["vae", "aae"]}, "weight": {"per": "model", "vae": {"uniform": [0, 1]}, "aae": 1}})
+    {'space.model': ('grid', ['vae', 'aae']), 'space.weight.vae': ('uniform', [0, 1])}
+    """
+    found: dict[str, tuple[str, list[Any]]] = {}
+
+    def values(key: str, value: Any, done: Assignment) -> list[Any]:
+        if not isinstance(value, Mapping):
+            return [value]
+        if "per" in value:
+            name, selected = _selected(key, value, done)
+            return values(f"{key}.{name}", selected, done)
+        for kind in KINDS:
+            if kind in value:
+                found.setdefault(key, (kind, value[kind]))
+                if kind not in LISTS:
+                    return [value[kind][0]]
+                return [concrete for inner in value[kind] for concrete in values(key, inner, done)]
+        # of a mapping, what is conditional on it is so by its name
+        inside = {name: values(f"{key}.{name}", inner, done) for name, inner in value.items()}
+        return [{**{name: first[0] for name, first in inside.items()}, "name": n} for n in inside.get("name", [None])]
+
+    def extend(done: Assignment, keys: list[str]) -> None:
+        if not keys:
+            return
+        seen = values(f"space.{keys[0]}", space[keys[0]], done)
+        for value in seen if keys[0] in CONDITIONS else seen[:1]:
+            extend({**done, keys[0]: value}, keys[1:])
+
+    extend({}, _ordered(space))
+    return found
 
 
 def _ordered(space: Mapping[str, Any]) -> list[str]:

@@ -13,15 +13,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gimtune import data as datasets
 from gimtune import parts
-from gimtune.algebra.likelihoods import LIKELIHOODS
-from gimtune.algebra.priors import make_prior
 from gimtune.data import Dataset
 from gimtune.metrics import FEATURES
 from gimtune.results import mirror
 from gimtune.results.environment import begun_in, changed, differences
 from gimtune.results.store import Store
+from gimtune.study.data import check_data, load_data
 from gimtune.study.machine import check_machine, cluster_address
 from gimtune.study.messages import ConfigError
 from gimtune.study.resolve import members
@@ -30,7 +28,7 @@ from gimtune.training import default_device, made_by
 from gimtune.tuning.mo_asha import make_rungs
 from gimtune.tuning.packs import Pack, packs
 from gimtune.tuning.reuse import Taken, taken_over
-from gimtune.vocabulary import ENDED, LABELLED, Member
+from gimtune.vocabulary import ENDED, Member
 
 #: Workers that a cluster is taken to have when packs are made.
 _CLUSTER = 32
@@ -113,9 +111,8 @@ def preflight(config: Config) -> Plan:
         from gimtune.tuning.trackers import check
 
         check(config)
-    data = _data(config)
-    _check_data(config, data)
-    _check_kind(config, data, planned)
+    data = load_data(config)
+    check_data(config, data, planned)
     if run:
         return Plan(config, data, _packs_of(run, planned), address, run, made, notes)
     kind, workers = "cuda" if config.resources.gpu else "cpu", _workers(config, address)
@@ -200,66 +197,6 @@ def _packs_of(run: Path, planned: list[Member]) -> list[Pack]:
     for name, member in zip(names, planned, strict=True):
         groups.setdefault(str(name), []).append(member)
     return list(groups.values())
-
-
-def _data(config: Config) -> Dataset:
-    where = config.data
-    try:
-        return datasets.load(
-            where.name, where.seed, where.pair, root=where.root, download=where.download, **where.options
-        )
-    except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from None
-
-
-def _check_data(config: Config, data: Dataset) -> None:
-    """Refuse what the images are too few for, or cannot be asked without labels.
-
-    Raises:
-        ConfigError: naming the key.
-    """
-    name, count = config.data.name, len(data.images["train"])
-    if count < config.training.batch_size:
-        raise ConfigError(f"training.batch_size={config.training.batch_size}: {name} has {count} training images")
-    if data.classes > 1 and config.metrics.fid_features == "classifier" and len(data.targets) > 1:
-        raise ConfigError(
-            f"metrics.fid_features=classifier: {name} has {len(data.targets)} labels, and it is trained on one; "
-            "allowed are random, inception"
-        )
-    if data.classes > 1:
-        return
-    if asked := sorted(LABELLED & set(config.objectives)):
-        raise ConfigError(
-            f"objectives.{asked[0]}: {name} has no labels, so that it is not measured; mi_noised, which needs none, is"
-        )
-    if config.metrics.fid_features == "classifier":
-        raise ConfigError(f"metrics.fid_features=classifier: {name} has no labels; allowed are random, inception")
-
-
-def _check_kind(config: Config, data: Dataset, planned: list[Member]) -> None:
-    """Refuse what is of images where there are vectors, and of vectors where there are images.
-
-    Raises:
-        ConfigError: naming the key.
-    """
-    name, kind = config.data.name, "vectors" if data.vectors else "images"
-    fitting = [key for key, likelihood in LIKELIHOODS.items() if likelihood.bounded is not data.vectors]
-    for member in planned:
-        if data.vectors and make_prior(**member.prior).images:
-            raise ConfigError(
-                f"models={member.model}: its prior is made of images, and {name} has vectors; "
-                "model=vectors has the others"
-            )
-        if member.likelihood not in fitting:
-            raise ConfigError(
-                f"likelihood={member.likelihood} with models={member.model}: the data are {kind}; "
-                f"allowed are {', '.join(fitting)}"
-            )
-    if data.vectors is not FEATURES[config.metrics.fid_features].of_vectors:
-        allowed = [key for key, source in FEATURES.items() if source.of_vectors is data.vectors]
-        raise ConfigError(
-            f"metrics.fid_features={config.metrics.fid_features}: the data are {kind}; allowed are {', '.join(allowed)}"
-        )
 
 
 def show(plan: Plan, console: Console) -> None:

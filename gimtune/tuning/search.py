@@ -10,7 +10,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -284,7 +284,7 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def _suggest(trial: optuna.trial.Trial) -> space.Choose:
     def choose(name: str, kind: str, content: list[Any]) -> Any:
         if kind in space.LISTS:
-            labels = _labels(content)
+            labels = space.labels(content)
             return labels.index(trial.suggest_categorical(name, labels))
         low, high = content
         if kind == "randint":
@@ -296,16 +296,11 @@ def _suggest(trial: optuna.trial.Trial) -> space.Choose:
 
 def _distribution(kind: str, content: list[Any]) -> BaseDistribution:
     if kind in space.LISTS:
-        return CategoricalDistribution(_labels(content))
+        return CategoricalDistribution(space.labels(content))
     low, high = content
     if kind == "randint":
         return IntDistribution(low, high - 1)
     return FloatDistribution(low, high, log=kind == "loguniform")
-
-
-def _labels(content: Iterable[Any]) -> list[Any]:
-    """Optuna's categories are plain values: a mapping stands for itself as text."""
-    return [json.dumps(v, sort_keys=True) if isinstance(v, dict | list) else v for v in content]
 
 
 class _Parameters:
@@ -324,7 +319,7 @@ class _Parameters:
             index = next((i for i, option in enumerate(content) if _same(option, value, path)), None)
             if index is None:
                 raise LookupError(name)
-            value, taken = _labels(content)[index], index
+            value, taken = space.labels(content)[index], index
         else:
             if isinstance(value, Mapping):
                 value = value[path[-1]]

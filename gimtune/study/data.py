@@ -1,0 +1,89 @@
+"""A study's data, read, and checked against what the study asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gimtune import data as datasets
+from gimtune.algebra.likelihoods import LIKELIHOODS
+from gimtune.algebra.priors import make_prior
+from gimtune.data import Dataset
+from gimtune.metrics import FEATURES
+from gimtune.study.messages import ConfigError
+from gimtune.study.schema import Config
+from gimtune.vocabulary import LABELLED, Member
+
+
+def load_data(config: Config) -> Dataset:
+    """The data of a study in their splits.
+
+    Raises:
+        ConfigError: there are none, or they cannot be read.
+    """
+    where = config.data
+    try:
+        return datasets.load(
+            where.name, where.seed, where.pair, root=where.root, download=where.download, **where.options
+        )
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def check_data(config: Config, data: Dataset, members: Iterable[Member]) -> None:
+    """Refuse data that do not serve a study's members.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    _check_images(config, data)
+    _check_kind(config, data, members)
+
+
+def _check_images(config: Config, data: Dataset) -> None:
+    """Refuse what the images are too few for, or cannot be asked without labels.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    name, count = config.data.name, len(data.images["train"])
+    if count < config.training.batch_size:
+        raise ConfigError(f"training.batch_size={config.training.batch_size}: {name} has {count} training images")
+    if data.classes > 1 and config.metrics.fid_features == "classifier" and len(data.targets) > 1:
+        raise ConfigError(
+            f"metrics.fid_features=classifier: {name} has {len(data.targets)} labels, and it is trained on one; "
+            "allowed are random, inception"
+        )
+    if data.classes > 1:
+        return
+    if asked := sorted(LABELLED & set(config.objectives)):
+        raise ConfigError(
+            f"objectives.{asked[0]}: {name} has no labels, so that it is not measured; mi_noised, which needs none, is"
+        )
+    if config.metrics.fid_features == "classifier":
+        raise ConfigError(f"metrics.fid_features=classifier: {name} has no labels; allowed are random, inception")
+
+
+def _check_kind(config: Config, data: Dataset, members: Iterable[Member]) -> None:
+    """Refuse what is of images where there are vectors, and of vectors where there are images.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    name, kind = config.data.name, "vectors" if data.vectors else "images"
+    fitting = [key for key, likelihood in LIKELIHOODS.items() if likelihood.bounded is not data.vectors]
+    for member in members:
+        if data.vectors and make_prior(**member.prior).images:
+            raise ConfigError(
+                f"models={member.model}: its prior is made of images, and {name} has vectors; "
+                "model=vectors has the others"
+            )
+        if member.likelihood not in fitting:
+            raise ConfigError(
+                f"likelihood={member.likelihood} with models={member.model}: the data are {kind}; "
+                f"allowed are {', '.join(fitting)}"
+            )
+    if data.vectors is not FEATURES[config.metrics.fid_features].of_vectors:
+        allowed = [key for key, source in FEATURES.items() if source.of_vectors is data.vectors]
+        raise ConfigError(
+            f"metrics.fid_features={config.metrics.fid_features}: the data are {kind}; allowed are {', '.join(allowed)}"
+        )
