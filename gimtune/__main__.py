@@ -42,6 +42,8 @@ def _main(arguments: Sequence[str] | None) -> int:
             return _parts(given[1:], console)
         if given[:1] == ["merge"]:
             return _merge(given[1:], console)
+        if given[:1] == ["repair"]:
+            return _repair(given[1:], console)
         if given[:1] == ["-sc"]:
             from gimtune.study.completion import complete
 
@@ -87,6 +89,17 @@ def _merge(given: list[str], console: Console) -> int:
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from None
     for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    return 0
+
+
+def _repair(given: list[str], console: Console) -> int:
+    from gimtune.study.composition import here
+    from gimtune.tuning.repair import repair
+
+    if len(given) != 1:
+        raise ConfigError("repair: it takes one RUN")
+    for line in repair(here("repair", given[0])):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     return 0
 

@@ -26,7 +26,7 @@ _MEASURED = ("fid_features", "fid_reference")
 #: The same of the runs, where they say it.
 _STATED = ("objectives", "data_digest")
 #: Facts about one course of one run.
-_OWN = ("started", "epochs_before", "first_row_seconds", "reused")
+_OWN = ("started", "epochs_before", "first_row_seconds", "reused", "config")
 #: Of a member that several runs have, the row that says most.
 _RANK = (Status.DONE, Status.DIVERGED, Status.STOPPED, Status.FAILED)
 

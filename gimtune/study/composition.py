@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gimtune import parts
 from gimtune.results import mirror
+from gimtune.results.backup import KEPT
 from gimtune.study.messages import ConfigError
 from gimtune.study.schema import OPEN, SWEPT, Config, all_fields, is_list, keys, unknown, validated
 
@@ -66,14 +68,21 @@ def here(key: str, run: str) -> Path:
         raise ConfigError(f"{key}={run}: {str(error).splitlines()[0]}") from None
 
 
-def reopened(run: Path) -> Config:
+def reopened(run: Path, results: bool = True) -> Config:
     """The configuration that a run folder states.
+
+    Args:
+        results: whether it has to have some.
 
     Raises:
         ConfigError: it is no run folder, or its file is damaged.
     """
     path = run / "config.yaml"
-    if not path.is_file() or not (run / "study.db").is_file():
+    if path.is_file() and not (run / "study.db").is_file() and any((run / name).is_file() for name in KEPT) and results:
+        raise ConfigError(
+            f"resume={run}: study.db is gone; python -m gimtune repair {shlex.quote(str(run))} makes it anew"
+        )
+    if not path.is_file() or (results and not (run / "study.db").is_file()):
         raise ConfigError(f"resume={run}: no run folder (it needs config.yaml and study.db)")
     try:
         content = yaml.safe_load(path.read_text())
@@ -286,6 +295,7 @@ def help_text() -> str:
         "usage: python -m gimtune [group=option] [key=value] ...   run a study",
         "       python -m gimtune analysis RUN ...                 its tables, figures and report; analysis --help",
         "       python -m gimtune merge RUN RUN2 ... OUT            several runs as one; docs/growing.md",
+        "       python -m gimtune repair RUN                       results that are damaged or gone, made anew",
         "       python -m gimtune parts [NAME]                     what a study may name, and what it takes",
         "       gimtune ...                                        the same, where it is installed",
         'completion: eval "$(gimtune -sc install=bash)"            (or zsh, fish)',

@@ -288,7 +288,8 @@ class _Training:
         row = self._row(member, {**tested, **metrics, **texts}, status)
         row["best_epoch"] = self.courses[member.trial].best
         if self.folder:
-            row["checkpoint"] = _kept(self.pack, self.evaluation, index, self.folder)
+            row["checkpoint"] = str(Path("members") / f"{trial}.pt")
+            _keep(self.pack, self.evaluation, index, self.folder, row)
         return row
 
     def failed(self, member: Member, status: Status, why: str) -> dict[str, Any]:
@@ -341,14 +342,14 @@ class _Training:
         return {key: json.dumps(v, sort_keys=True) if isinstance(v, dict) else v for key, v in row.items()}
 
 
-def _kept(pack: Pack, evaluation: Measurements, index: int, folder: Path) -> str:
-    """Write a member's weights, samples and codes; where its weights are, below the folder."""
+def _keep(pack: Pack, evaluation: Measurements, index: int, folder: Path, row: dict[str, Any]) -> None:
+    """Write a member's weights with its last row, its samples and its codes."""
     member = pack.members[index]
     parameters = pack.one(index, best=True)
-    relative = Path("members") / f"{member.trial}.pt"
     # clones: a slice of a stack would be saved with the whole stack behind it
     weights = tree_map(lambda leaf: leaf.clone().cpu(), parameters)
-    save({"format": FORMAT, "member": member.to_json(), "parameters": weights}, folder / relative)
+    kept = {"format": FORMAT, "member": member.to_json(), "parameters": weights, "row": json.dumps(row)}
+    save(kept, folder / row["checkpoint"])
     whose = pack.objective, parameters, member
     shown = folder / "samples" / f"{member.trial}.png", folder / "samples" / f"{member.trial}-reconstructed.png"
     if pack.data.vectors:
@@ -364,4 +365,3 @@ def _kept(pack: Pack, evaluation: Measurements, index: int, folder: Path) -> str
             save_grid(grid, folder / "samples" / f"{member.trial}-{name}.png")
     codes, labels = evaluation.codes(*whose, _CODES)
     save_codes(codes, labels, folder / "samples" / f"{member.trial}-latents.npz")
-    return str(relative)

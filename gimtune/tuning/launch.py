@@ -24,6 +24,7 @@ from gimtune import parts
 from gimtune.interruption import Interrupted, Interruption
 from gimtune.metrics import FEATURES, MEASURES, features
 from gimtune.results import folder, mirror
+from gimtune.results.backup import back_up
 from gimtune.results.carry import carry
 from gimtune.results.environment import environment
 from gimtune.results.store import Store
@@ -100,16 +101,22 @@ def _launch(plan: Plan, console: Console, finish: Callable[[Path], int], interru
 def _new_run(plan: Plan) -> Path:
     """A run folder with its configuration, its environment and its planned members."""
     config = plan.config
-    run = folder.make(check_storage(config) / config.name, lambda fresh: _fill(plan, fresh))
+    run = folder.make(check_storage(config) / config.name, lambda fresh: _begin(plan, fresh))
     if run is None:
         raise ConfigError(f"storage_path={config.storage_path}: a hundred runs of this second are there already")
     return run
 
 
-def _fill(plan: Plan, run: Path) -> None:
-    config = plan.config
-    (run / "config.yaml").write_text(dump(config))
+def _begin(plan: Plan, run: Path) -> None:
+    (run / "config.yaml").write_text(dump(plan.config))
     (run / "environment.json").write_text(json.dumps(environment(parts.plugins(), plan.made), indent=2) + "\n")
+    fill(plan, run)
+    back_up(run)
+
+
+def fill(plan: Plan, run: Path) -> None:
+    """Write a run's results as they are before it begins: facts about the study, and its planned members."""
+    config = plan.config
     with Store(run / "study.db", create=True) as store:
         store.annotate(
             name=config.name,
@@ -121,13 +128,14 @@ def _fill(plan: Plan, run: Path) -> None:
             metrics=json.dumps([vars(column) for column in _own_metrics()]),
             sources=json.dumps(_sources()),
             data_digest=plan.data.digest,
+            config=dump(config),
             reused=json.dumps({str(taken.run): taken.trials for taken in plan.taken}),
         )
         known, reports = carry(plan.taken, run, store)
         named = {member.trial: pack_name(pack) for pack in plan.packs for member in pack}
         store.plan(
             (
-                {**known.get(member.trial, {"pack": named.get(member.trial)}), **_identity(config, member)}
+                {**known.get(member.trial, {"pack": named.get(member.trial)}), **identity(config, member)}
                 for member in plan.planned
                 if member.trial in {**known, **named}
             ),
@@ -221,7 +229,7 @@ def _run(plan: Plan, run: Path, store: Store, console: Console, interruption: In
     from gimtune.tuning.cluster import connected
     from gimtune.tuning.gauges import Gauges
     from gimtune.tuning.recorder import Recorder
-    from gimtune.tuning.retention import Retention
+    from gimtune.tuning.retention import BackUp, Retention
     from gimtune.tuning.scheduler import scheduler
     from gimtune.tuning.stopping import Stopping
     from gimtune.tuning.trackers import trackers
@@ -243,7 +251,7 @@ def _run(plan: Plan, run: Path, store: Store, console: Console, interruption: In
             searcher = _searcher(plan, todo, run, recorder)
             # planned trials may wait for their workers to start all together; Optuna is asked as late as can be
             os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1" if sequential else str(_PENDING)
-            callbacks = [recorder, stopping, *trackers(config, run, console)]
+            callbacks = [recorder, stopping, BackUp(run), *trackers(config, run, console)]
             if config.checkpoints == "front":
                 callbacks.append(Retention(store, run, dict(config.objectives)))
             Tuner(
@@ -303,7 +311,7 @@ def _searcher(plan: Plan, todo: list[Pack], run: Path, recorder: Any) -> Any:
 
 
 def _plan(config: Config, store: Store, made: list[Pack]) -> None:
-    store.plan({**_identity(config, member), "pack": pack_name(pack)} for pack in made for member in pack)
+    store.plan({**identity(config, member), "pack": pack_name(pack)} for pack in made for member in pack)
 
 
 def _trial_config(config: Config, pack: Pack, run: Path) -> dict[str, Any]:
@@ -330,7 +338,8 @@ def _called(data: Mapping[str, Any]) -> str:
     return f"{data['name']}:{one}" if one else str(data["name"])
 
 
-def _identity(config: Config, member: Member) -> dict[str, Any]:
+def identity(config: Config, member: Member) -> dict[str, Any]:
+    """Columns of a member that say what it is."""
     return {
         "trial": member.trial,
         "study": config.name,

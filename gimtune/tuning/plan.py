@@ -25,6 +25,7 @@ from gimtune.study.messages import ConfigError
 from gimtune.study.resolve import members
 from gimtune.study.schema import SEQUENTIAL, Config
 from gimtune.training import default_device, made_by
+from gimtune.tuning.intact import changes, check_whole, missing
 from gimtune.tuning.mo_asha import make_rungs
 from gimtune.tuning.packs import Pack, packs
 from gimtune.tuning.reuse import Taken, taken_over
@@ -91,6 +92,8 @@ def preflight(config: Config) -> Plan:
         ConfigError: bad input; nothing was started.
     """
     run = Path(config.resume).resolve() if config.resume else None
+    if run:
+        check_whole(run)
     planned = _planned(run) if run else members(config)
     address = cluster_address(config)
     device = default_device() if config.resources.gpu else torch.device("cpu")
@@ -114,7 +117,9 @@ def preflight(config: Config) -> Plan:
     data = load_data(config)
     check_data(config, data, planned)
     if run:
-        return Plan(config, data, _packs_of(run, planned), address, run, made, notes)
+        listed = _packs_of(run, planned)
+        notes = (*notes, *changes(config, run, data.digest), *missing(run, listed))
+        return Plan(config, data, listed, address, run, made, notes)
     kind, workers = "cuda" if config.resources.gpu else "cpu", _workers(config, address)
 
     def packed(those: list[Member]) -> list[Pack]:

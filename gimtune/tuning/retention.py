@@ -1,20 +1,43 @@
-"""Which finished members keep their weights: those that no other of their model dominates."""
+"""What a run keeps: weights of finished members that no other of their model dominates, and copies of its results."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 
+from gimtune.results.backup import back_up
 from gimtune.results.store import Store
 from gimtune.tuning.packs import rows_of
 from gimtune.vocabulary import ENDED, Direction, Member
 
+#: Seconds between two copies of the results.
+_EVERY = 180.0
 _GROUP = ("model", "data", "fid_features")
 Point = tuple[float, ...]
+
+
+class BackUp(Callback):
+    """A Tune callback that copies the results every few minutes (`gimtune.results.backup`).
+
+    Args:
+        run: the run folder.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._run, self._last = run, time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() - self._last > _EVERY:
+            back_up(self._run)
+            self._last = time.monotonic()
 
 
 class Retention(Callback):
