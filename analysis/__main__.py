@@ -43,6 +43,15 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m analy
     parser.add_argument("--samples", metavar="N", help="generated images of the FID, where the study has several")
     parser.add_argument("--reference-samples", metavar="N", help="images that they were compared with, likewise")
     parser.add_argument("--reference", metavar="HASH", help="hash of these images, likewise")
+    parser.add_argument(
+        "--add",
+        nargs="+",
+        default=[],
+        metavar="METRIC",
+        help="first measure registered metrics of the members whose weights were kept",
+    )
+    parser.add_argument("--plugins", nargs="+", default=[], metavar="MODULE", help="that register them")
+    parser.add_argument("--root", metavar="FOLDER", help="with the data's files, where they are elsewhere by now")
     live = parser.add_mutually_exclusive_group()
     live.add_argument("--status", action="store_true", help="how far it is, what runs and failed, the front so far")
     live.add_argument(
@@ -51,6 +60,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m analy
     options = parser.parse_args(arguments)
     if len(options.runs) > 1 and (options.status or options.watch):
         parser.error("--status and --watch take one RUN")
+    if options.add and (len(options.runs) > 1 or options.status or options.watch):
+        parser.error("--add takes one RUN, and neither --status nor --watch")
     chosen = {
         "data": options.data,
         "fid_features": options.features,
@@ -65,6 +76,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m analy
     if not console.is_terminal:
         console.width = 120
     try:
+        if options.add:
+            _add(options.runs[0], options.add, options.plugins, options.root, console)
         if options.status:
             console.print(render(standing(options.runs[0], asked, only=only)), crop=False)
         elif options.watch:
@@ -76,6 +89,17 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m analy
         print(plain(error), file=sys.stderr)
         return 2
     return 0
+
+
+def _add(run: Path, names: Sequence[str], plugins: Sequence[str], root: str | None, console: Console) -> None:
+    # torch and the networks: the other commands do without
+    from gimtune.study.added import add
+
+    def note(text: str) -> None:
+        console.print(Text(f"measured {text}"), soft_wrap=True)
+
+    count = add(run, names, plugins, root, note)
+    console.print(Text(f"{', '.join(names)}: of {count} members whose weights were kept"), soft_wrap=True)
 
 
 def _report(studies: list[Study], console: Console, asked: Mapping[str, str], only: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ member = run.member("76e14a")
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +178,20 @@ class Run:
             raise ValueError(f"figure {name}: allowed are {', '.join(known)}")
         kind = known[name]
         return (kind.interactive if interactive else kind.static)(self.front(), self.folder)
+
+    def add(self, *names: str, plugins: Sequence[str] = (), root: str | None = None) -> int:
+        """Measure registered metrics of the members whose weights were kept, as ``gimtune analysis RUN --add`` does.
+
+        Args:
+            plugins: modules that register them.
+            root: of the data's files, where they are elsewhere than when it was trained.
+
+        Raises:
+            ValueError: no such metric, or one that the run was measured with.
+        """
+        from gimtune.study.added import add
+
+        return add(self.folder, names, plugins, root)
 
     def member(self, trial: str, root: str | None = None) -> Trained:
         """A member that has ended, with its weights; the first letters of its name are enough.

@@ -139,7 +139,10 @@ MISTAKES = (
     (["data=from_npz", "data.path=nowhere.npz"], "nowhere.npz"),
     (["plugins=[no_such_module]"], "plugins=no_such_module: cannot be imported (ModuleNotFoundError"),
     (["plugins=3"], "plugins=3: a list of modules"),
-    (["metrics.fid_features=vgg"], "metrics.fid_features=vgg: allowed are inception, classifier, random, downsampled"),
+    (
+        ["metrics.fid_features=vgg"],
+        "metrics.fid_features=vgg: allowed are values, inception, classifier, random, downsampled",
+    ),
     (["objectives={fid: min, migg: max}"], "objectives.migg: unknown metric; allowed are mi"),
     (["objectives={fid: min, mig: min}"], "objectives.mig=min: the metric is better at its max"),
 )

@@ -93,6 +93,19 @@ class Evaluation:
                 _enter(row, "validation", key, view.estimate(key))
         return row
 
+    @torch.no_grad()
+    def added(
+        self, objective: Objective, parameters: Parameters, member: Member, keys: Sequence[str]
+    ) -> dict[str, Any]:
+        """Some metrics of a member that has ended, on both splits, as `measure` gives them."""
+        row: dict[str, Any] = {"estimators": {}, "reasons": {}, "flags": {}}
+        once: Memory = {}
+        for split in ("validation", "test"):
+            view = self.view(objective, parameters, member, split, once)
+            for key in keys:
+                _enter(row, split, key, view.estimate(key))
+        return row
+
     def row(self, pack: Pack, index: int, splits: tuple[str, ...]) -> dict[str, Any]:
         """The same of one member of a pack, as it is now."""
         return self.measure(pack.objective, pack.one(index), pack.members[index], splits)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pandas as pd
 
@@ -192,6 +192,24 @@ class Store:
                 report = {k: v for k, v in row.items() if k not in progress and not k.startswith("test_")}
                 if row.get("best_epoch") in (None, row["epoch"]):
                     self._upsert("reports", ["trial", "epoch"], report)
+
+    def add(self, trial: str, row: Mapping[str, Any]) -> None:
+        """Write further metrics of a member that has ended, in one transaction.
+
+        Args:
+            row: values by column, and of ``reasons``, ``flags`` and ``estimators``, which are added to what is there,
+                mappings.
+        """
+        with self._transaction():
+            texts = [key for key in ("reasons", "flags", "estimators") if key in row]
+            names = ", ".join(map(_quoted, texts))
+            stored = self._db.execute(f"SELECT {names} FROM trials WHERE trial=?", (trial,)).fetchone()
+            merged = {key: {**json.loads(text or "{}"), **row[key]} for key, text in zip(texts, stored, strict=True)}
+            values = {k: v for k, v in row.items() if k not in texts}
+            values |= {key: json.dumps(value, sort_keys=True) for key, value in merged.items()}
+            self._ensure("trials", values)
+            updates = ", ".join(f"{_quoted(name)}=?" for name in values)
+            self._db.execute(f"UPDATE trials SET {updates} WHERE trial=?", [*values.values(), trial])
 
     def mark(self, trials: Iterable[str], status: Status, error: str | None = None) -> None:
         """Set the status of those among these members that have not ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -13,11 +14,14 @@ from gimtune.training import FORMAT, Pack, default_device
 from gimtune.vocabulary import Member
 
 
-def opened(folder: Path, trial: str, root: str | None = None) -> tuple[Pack, Evaluation]:
+def opened(
+    folder: Path, trial: str, root: str | None = None, known: dict[str, Evaluation] | None = None
+) -> tuple[Pack, Evaluation]:
     """An ended member of a run folder with its weights, as a pack of one, to be measured and sampled anew.
 
     Args:
         root: of the data's files, as `gimtune.data.load` takes it.
+        known: data and features of the run that serve for several members; filled here.
 
     Raises:
         FileNotFoundError: it has no weights there: it has not ended, or is dominated and they were dropped.
@@ -31,8 +35,11 @@ def opened(folder: Path, trial: str, root: str | None = None) -> tuple[Pack, Eva
         raise ValueError(f"{path}: format {kept.get('format')}; this version reads {FORMAT}")
     member, device = Member.from_json(kept["member"]), default_device()
     parts.load(expected=member.plugins, named=member.plugins)
-    images = data.load(root=root, **member.data)
-    evaluation = Evaluation(images, features.load(images, member.metrics, folder, device), device)
+    known, key = {} if known is None else known, json.dumps([member.data, member.metrics], sort_keys=True)
+    if key not in known:
+        images = data.load(root=root, **member.data)
+        known[key] = Evaluation(images, features.load(images, member.metrics, folder, device), device)
+    evaluation = known[key]
     pack = Pack([member], evaluation.data)
     pack.parameters = tree_map(lambda leaf: leaf.to(device)[None].requires_grad_(), kept["parameters"])
     return pack, evaluation
