@@ -19,9 +19,12 @@ from torch import Tensor
 
 from gimtune import parts
 from gimtune.data import Dataset
+from gimtune.files import locked, replacing
 
 #: Images that go through a network at a time.
 BATCH = 500
+#: A run's own, in its folder ``features``: another version of this package may ship or make another.
+RULER = "ruler.pt"
 
 
 class Features(Protocol):
@@ -56,6 +59,14 @@ class FeatureSource(ABC):
     def load(self, data: Dataset, settings: Mapping[str, Any], folder: Path, device: torch.device) -> Features:
         """The network on a device, ready to be called."""
 
+    def state(self, network: Any) -> dict[str, Tensor] | None:
+        """What `made` makes the network of again: it is kept in the run; ``None`` where its name alone is."""
+        return None
+
+    def made(self, data: Dataset, state: Mapping[str, Tensor], device: torch.device) -> Features:
+        """The network of a `state`."""
+        raise NotImplementedError
+
     def facts(self, network: Features) -> dict[str, str]:
         """What is written down of it for a study as a whole."""
         return {}
@@ -75,9 +86,57 @@ FEATURES: parts.Registry[str, FeatureSource] = parts.Registry(
 )
 
 
-def load(data: Dataset, settings: Mapping[str, Any], folder: Path, device: torch.device) -> Features:
-    """The feature network that a study's settings ask for; ``folder`` is that of its run."""
-    return FEATURES[settings["fid_features"]].load(data, settings, folder / "features", device)
+def load(
+    data: Dataset, settings: Mapping[str, Any], folder: Path, device: torch.device, *, keep: bool = False
+) -> Features:
+    """The feature network that a study's settings ask for: the one that its run began with, where that keeps it.
+
+    Args:
+        folder: of the run.
+        keep: make it, and put it into the run, where it is not there: whoever trains compares by nothing else.
+
+    Raises:
+        ValueError: what the run keeps cannot be read, or this version makes another network of it.
+    """
+    source, path = FEATURES[settings["fid_features"]], folder / "features" / RULER
+    if keep:
+        begin(data, settings, folder)
+    if not path.is_file():
+        return source.load(data, settings, folder / "features", device)
+    try:
+        kept = torch.load(path, weights_only=True, map_location="cpu")
+        name, state = kept["name"], kept["state"]
+        network = source.made(data, state, device) if state else source.load(data, settings, path.parent, device)
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # torch raises a different type for every way a file can be damaged
+        raise ValueError(f"{path}: not the run's feature network ({str(error).splitlines()[0][:200]})") from None
+    if network.name != name:
+        raise ValueError(f"{path}: the run's features are {name}, and what is there is {network.name}")
+    return network
+
+
+def begin(data: Dataset, settings: Mapping[str, Any], folder: Path) -> str:
+    """Put the feature network that a run is to compare by into its folder, once for all who ask at a time.
+
+    Returns:
+        Why it could not be kept for later studies; empty where it could.
+    """
+    source, path, note = FEATURES[settings["fid_features"]], folder / "features" / RULER, ""
+    if path.is_file():
+        return note
+    with locked(path):
+        if path.is_file():
+            return note
+        try:
+            source.provide(data, path.parent)
+        except OSError as error:
+            # it is made here, to the same numbers
+            note = f"feature networks are not kept for later studies: {error}"
+        network = source.load(data, settings, path.parent, torch.device("cpu"))
+        with replacing(path) as temporary, temporary.open("wb") as handle:
+            torch.save({"name": network.name, "state": source.state(network)}, handle)
+    return note
 
 
 @torch.no_grad()

@@ -177,6 +177,8 @@ def classifier(data: Dataset, folder: Path, device: torch.device) -> LeNet:
     state = _read(SHIPPED / file_name(data))
     if state is None:
         path = folder / file_name(data)
+        state = _read(path)
+    if state is None:
         with locked(path):
             state = _read(path)
             if state is None:
@@ -243,6 +245,12 @@ class Classifier(FeatureSource):
 
     def load(self, data: Dataset, settings: Mapping[str, Any], folder: Path, device: torch.device) -> LeNet:
         return classifier(data, folder, device)
+
+    def state(self, network: LeNet) -> dict[str, Tensor]:
+        return {**network.state_dict(), "accuracy": torch.tensor(network.test_accuracy, dtype=torch.float64)}
+
+    def made(self, data: Dataset, state: Mapping[str, Tensor], device: torch.device) -> LeNet:
+        return LeNet(data.image[0], data.classes).take(state).to(device)
 
     def facts(self, network: Features) -> dict[str, str]:
         assert isinstance(network, LeNet)

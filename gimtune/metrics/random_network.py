@@ -69,6 +69,15 @@ class RandomSource(FeatureSource):
 
     name: ClassVar[str] = "random"
 
+    def state(self, network: RandomNetwork) -> dict[str, Tensor]:
+        return network.state_dict()
+
+    def made(self, data: Dataset, state: Mapping[str, Tensor], device: torch.device) -> RandomNetwork:
+        network = RandomNetwork(data.image[0])
+        network.load_state_dict(state)
+        network.name = f"random:{digest(network.state_dict())}"
+        return network.eval().requires_grad_(False).to(device)
+
     def load(self, data: Dataset, settings: Mapping[str, Any], folder: Path, device: torch.device) -> RandomNetwork:
         images = torch.from_numpy(data.images["train"][:_SCALED_BY].copy()) / data.scale
         return RandomNetwork(data.image[0]).fitted(images).to(device)

@@ -178,9 +178,10 @@ def _joined(config: Config, address: str, run: Path | None) -> AbstractContextMa
 def _run_and_annotate(plan: Plan, run: Path, console: Console, interruption: Interruption) -> str | None:
     """Run what is not finished; returns what the machine lacked where it ended early."""
     config = plan.config
+    settings, notes = config.metrics.model_dump(), list[str]()
+    _check_ruler(plan, run)
     # a feature network that is trained needs no Ray: it is made while Ray starts, and the workers wait for its file
-    source = FEATURES[config.metrics.fid_features]
-    background = threading.Thread(target=source.provide, args=(plan.data, run / "features"), daemon=True)
+    background = threading.Thread(target=lambda: notes.append(features.begin(plan.data, settings, run)), daemon=True)
     background.start()
     with Store(run / "study.db", create=True) as store:
         try:
@@ -194,9 +195,33 @@ def _run_and_annotate(plan: Plan, run: Path, console: Console, interruption: Int
         if interruption.number is not None:
             return None
         background.join()
-        network = features.load(plan.data, config.metrics.model_dump(), run, torch.device("cpu"))
-        store.annotate(fid_features=network.name, **source.facts(network))
+        for note in filter(None, notes):
+            console.print(f"note: {note}", **_PLAIN)
+        network = features.load(plan.data, settings, run, torch.device("cpu"))
+        store.annotate(fid_features=network.name, **FEATURES[config.metrics.fid_features].facts(network))
     return None
+
+
+def _check_ruler(plan: Plan, run: Path) -> None:
+    """Refuse to go on with distances that would not compare with those that are there.
+
+    Raises:
+        ConfigError: the run's feature network is gone, or this version makes another.
+    """
+    with Store(run / "study.db") as store:
+        compared = {str(name) for name in store.trials()["fid_features"].dropna()}
+    if not compared or not to_go(plan.config, run):
+        return
+    try:
+        name = features.load(plan.data, plan.config.metrics.model_dump(), run, torch.device("cpu")).name
+    except ValueError as error:
+        raise ConfigError(f"resume={run}: {error}") from None
+    if compared != {name}:
+        raise ConfigError(
+            f"resume={run}: its members were compared by {' and '.join(sorted(compared))}, and would be by {name}: "
+            f"features/{features.RULER} is gone or changed, and this version or machine makes another; "
+            "put it back, or begin another study"
+        )
 
 
 def _machine(error: BaseException | None) -> str | None:
@@ -290,7 +315,7 @@ def _searcher(plan: Plan, todo: list[Pack], run: Path, recorder: Any) -> Any:
     store: Store = recorder.store
     known = store.trials()
     compared = config.search.warm_start and features.load(
-        plan.data, config.metrics.model_dump(), run, torch.device("cpu")
+        plan.data, config.metrics.model_dump(), run, torch.device("cpu"), keep=True
     )
     proposals = Proposals(config, run, known, compared.name if compared else None)
     for note in proposals.notes:

@@ -36,7 +36,7 @@ def _evaluation(data: Dataset, folder: Path, settings: dict[str, Any], device: t
     """The worker's own, made at its first trial and kept over all others."""
     cached = (data.digest, json.dumps(settings, sort_keys=True))
     if cached not in _evaluations:
-        network = features.load(data, settings, folder, device)
+        network = features.load(data, settings, folder, device, keep=True)
         _evaluations[cached] = Evaluation(data, network, device)
     return _evaluations[cached]
 
