@@ -109,9 +109,8 @@ def run(
     With a ``folder`` it writes ``packs/<pack>/`` there and goes on from what it finds: the rows of the checkpoint
     first, so that a reader who died before writing them down gets them again. An ended member's weights then stand in
     ``members/<trial>.pt``, its samples in ``samples/<trial>.png``, test images with their reconstructions in
-    ``samples/<trial>-reconstructed.png``, `gimtune.metrics.pictures` beside them, and codes of validation images with
-    their labels in
-    ``samples/<trial>-latents.npz``.
+    ``samples/<trial>-reconstructed.png``, what its codes mean in further pictures (`gimtune.metrics.pictures`), and
+    codes of validation images with their labels in ``samples/<trial>-latents.npz``.
 
     Args:
         note: is told of a checkpoint that cannot be read.
