@@ -73,6 +73,17 @@ BAD = [
     (["data.pair=cifar"], "data.pair=cifar", "cifar10"),
     (["data.pair=mnist", "models=[cyclegan]"], "data=mnist", "no IDX files"),
     (["likelihood=poisson"], "likelihood=poisson", "bernoulli"),
+    (["network.activation=swish"], "network.activation=swish", "silu"),
+    (["network=resnet", "network.blocks=0"], "network.blocks=0", "whole number from 1"),
+    (["network=resnet", "network.depth=9"], "network.channels=[32, 64,", "halved 9 times"),
+    (["network=resnet", "network.hidden=[3]"], "network.hidden=[3]", "resnet takes channels"),
+    (["space.network.width={grid: [0]}"], "space.network.width=0", "greater than 0"),
+    (["space.network.wide=3"], "network.wide=3", "mlp takes hidden, width, depth, activation"),
+    (["space.network=3"], "space.network=3", "a mapping"),
+    (["space.network={grid: [nope]}"], "network.name=nope", "conv"),
+    (["space.network={name: resnet}"], "network.channels", "missing"),
+    (["space.critic.step={grid: [1, 2]}"], "space.critic.step", "unknown key"),
+    (["space.critic.steps={grid: [0]}"], "space.critic.steps=0", "greater than 0"),
     (["network=conv", "network.channels=[8,8,8,8]"], "network.channels=[8, 8, 8, 8]", "halved"),
     (["objectives={fid: max, mi_q: max}"], "objectives.fid=max", "allowed is min"),
     (["objectives={fid: min}"], "objectives=", "two or more"),
@@ -383,3 +394,26 @@ def test_a_weight_beside_the_squared_error_is_converted_with_the_likelihood():
         ("wae_mmd", "bernoulli"): 400.0,
         ("wae_mmd", "continuous_bernoulli"): 1200.0,
     }
+
+
+def test_networks_and_critics_are_swept():
+    def swept(*arguments):
+        return members(load(["models=[vae,aae]", "space.prior=normal", "space.seed=0", "space.weight=1", *arguments]))
+
+    several = swept(
+        "network.hidden=[16,16]", "space.network.width={grid: [8, 32]}", "space.critic.steps={grid: [1, 2]}"
+    )
+    # a critic's steps make no other members of a model without one
+    assert [(m.model, m.network["width"], m.critic.get("steps")) for m in several] == [
+        *(("vae", width, None) for width in (8, 32)),
+        *(("aae", width, steps) for width in (8, 32) for steps in (1, 2)),
+    ]
+    assert all(m.network["hidden"] == [16, 16] for m in several)
+    whole = swept("space.network={grid: [{name: conv, channels: [4], hidden: []}, {hidden: [8]}]}", "models=[vae]")
+    assert [m.network for m in whole] == [
+        {"name": "conv", "channels": [4], "hidden": []},
+        {"name": "mlp", "hidden": [8]},
+    ]
+    # said outright, it is the same member
+    (one,) = swept("models=[vae]", "network.width=32", "network.hidden=[16,16]")
+    assert one.trial == several[1].trial

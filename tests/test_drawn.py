@@ -64,7 +64,10 @@ SENSE = {
     "data.weights": ["1", "{grid: [1, 2]}", "{per: model, default: 1}"],
     "data.weight_ranges": ["{loguniform: [0.1, 1]}", "{per: model, default: {uniform: [0, 1]}}"],
     "data.restriction_weights": ["{per: restriction, default: 2}"],
-    "network.name": ["mlp", "conv"],
+    "network.name": ["mlp", "conv", "resnet"],
+    "network.width": ["null", "8", "0"],
+    "network.depth": ["null", "1", "2", "7"],
+    "network.activation": ["null", "gelu", "swish"],
     "network.hidden": ["[128]", "[32, 32]", "[]"],
     "network.channels": ["null", "[8]", "[8, 8]", "[8, 8, 8, 8]"],
     "critic.hidden": ["[16]", "[16, 16]"],
@@ -126,6 +129,13 @@ SENSE = {
     "space.learning_rate": ["0.01", "{loguniform: [1e-4, 1e-2]}"],
     "space.batch_size": ["16", "{grid: [16, 32]}"],
     "space.sigma_min": ["0.01", "{uniform: [0, 0.1]}", "0.5"],
+    "space.network": [
+        "{width: {grid: [8, 16]}}",
+        "{name: conv, channels: [8], hidden: []}",
+        "{depth: 2}",
+        "{grid: [mlp]}",
+    ],
+    "space.critic": ["{steps: {grid: [1, 2]}}", "{hidden: [16], spectral_norm: true}", "{step: 2}"],
     "space.sigma_start": ["0.1", "{loguniform: [0.01, 1]}", "1.0"],
 }
 #: For any key.

@@ -23,7 +23,7 @@ from gimtune.algebra.likelihoods import LIKELIHOODS, Likelihood
 from gimtune.algebra.priors import Prior, make_prior
 from gimtune.algebra.restrictions import RESTRICTIONS, Restriction, Sample
 from gimtune.algebra.seeds import generator, number
-from gimtune.networks import NETWORKS, CriticNetwork, Networks, initial, normalised, seeded
+from gimtune.networks import NETWORKS, CriticNetwork, Networks, initial, normalised, seeded, unweighted
 from gimtune.vocabulary import Match, Member, Side
 
 _DIRECTIONS = 50
@@ -94,26 +94,35 @@ class Objective:
         outputs = self.encoder.outputs(member.latent_dim)
         architecture = NETWORKS[member.network["name"]]
         self._networks: Callable[[], Networks] = partial(architecture, image, member.latent_dim, outputs, **options)
-        self.modules: dict[str, nn.Module] = self._networks()._asdict()
+        self._channels = options.get("channels", ())
+        made = self._networks()
+        self.modules: dict[str, nn.Module] = {"encoder": made.encoder, "decoder": made.decoder}
         if basis := self.encoder.basis(member.latent_dim):
             self.modules["basis"] = basis
         owned = (*self.modules, "prior") if self.prior.learned else tuple(self.modules)
         self.players: tuple[Player, ...] = (Player("model", owned, 1.0, None, 1),)
-        self._critics: dict[str, Restriction] = {}
-        for restriction in self.restrictions:
+        self._critics = {restriction.key: restriction for restriction in self.restrictions if restriction.critic}
+        self.modules |= self._critic_networks(made)
+        for restriction in self._critics.values():
             if critic := restriction.critic:
-                sees_image, sees_code = restriction.match is not Match.LATENT, restriction.match is not Match.DATA
-                self.modules[restriction.key] = CriticNetwork(
-                    image if sees_image else None,
-                    member.latent_dim if sees_code else 0,
-                    critic.hidden,
-                    options.get("channels", ()),
-                )
-                self._critics[restriction.key] = restriction
                 owned = (restriction.key,)
                 self.players += (Player(restriction.key, owned, critic.learning_rate, critic.beta1, critic.steps),)
         if self.likelihood.of_critic:
             self._judge = next(r for r in self._critics.values() if r.match is Match.DATA)
+
+    def _critic_networks(self, made: Networks) -> dict[str, nn.Module]:
+        """A network for each restriction with a critic, which sees images as the member's networks do."""
+        found: dict[str, nn.Module] = {}
+        for key, restriction in self._critics.items():
+            sees_image, sees_code = restriction.match is not Match.LATENT, restriction.match is not Match.DATA
+            found[key] = CriticNetwork(
+                self.image if sees_image else None,
+                self.latent_dim if sees_code else 0,
+                restriction.critic.hidden,  # type: ignore[union-attr]
+                self._channels,
+                made.critic,
+            )
+        return found
 
     @property
     def small(self) -> bool:
@@ -125,12 +134,36 @@ class Objective:
         """Every weight's shape, as a tensor of the networks and critics of one member."""
         return [p for module in self.modules.values() for p in module.parameters()]
 
+    @property
+    def units(self) -> int:
+        """Numbers that layers with weights make of one image and its code, for an estimate of memory."""
+        found: list[int] = []
+
+        def count(layer: nn.Module, given: Any, made: Tensor) -> None:
+            found.append(made.numel())
+
+        takes: dict[str, tuple[int, ...]] = {"encoder": self.image, "decoder": (self.latent_dim,)}
+        for key, critic in self._critics.items():
+            pixels = 0 if critic.match is Match.LATENT else math.prod(self.image)
+            takes[key] = (pixels + (0 if critic.match is Match.DATA else self.latent_dim),)
+        for name, module in self.modules.items():
+            if name not in takes:
+                found += [p.shape[0] for p in module.parameters() if p.ndim > 1]
+                continue
+            layers = [layer for layer in module.modules() if [*layer.parameters(recurse=False)]]
+            hooks = [layer.register_forward_hook(count) for layer in layers]
+            unweighted(module, takes[name])
+            for hook in hooks:
+                hook.remove()
+        return sum(found)
+
     def initial(self, seed: int, device: torch.device) -> dict[str, dict[str, Tensor]]:
         """A member's weights. Each module has a stream of its own: a critic does not change the encoder's start."""
         modules = self.modules
-        if not all(p.is_meta for p in (*modules["encoder"].parameters(), *modules["decoder"].parameters())):
+        if not all(p.is_meta for name in ("encoder", "decoder", *self._critics) for p in modules[name].parameters()):
             # a network that draws its own weights is made anew for each seed
-            modules = modules | seeded(self._networks, number(seed, "init", "networks"))._asdict()
+            made = seeded(self._networks, number(seed, "init", "networks"))
+            modules = modules | {"encoder": made.encoder, "decoder": made.decoder} | self._critic_networks(made)
         weights = {name: initial(module, generator(device, seed, "init", name)) for name, module in modules.items()}
         if self.prior.learned:
             source = generator(device, seed, "init", "prior")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gimtune import parts
-from gimtune.networks.architecture import NETWORKS, Image, Networks
+from gimtune.networks.architecture import NETWORKS, Image, Networks, unweighted
 from gimtune.networks.initialisation import initial, seeded
 
 #: Layers whose output depends on more than their input and parameters.
@@ -47,10 +47,13 @@ def check(name: str, image: Image, latent_dim: int, outputs: int, given: Mapping
         raise ValueError(f"network={name}{stated}: {text}") from None
     if not isinstance(made, Networks):
         raise ValueError(f"network={name}: it makes {type(made).__name__}; it should make Networks(encoder, decoder)")
-    for role, module, takes, gives in (
+    roles: list[tuple[str, nn.Module, tuple[int, ...], tuple[int, ...] | None]] = [
         ("encoder", made.encoder, image, (outputs,)),
         ("decoder", made.decoder, (latent_dim,), image),
-    ):
+    ]
+    if made.critic is not None:
+        roles.append(("critic", made.critic, image, None))
+    for role, module, takes, gives in roles:
         with torch.random.fork_rng(devices=[]):
             refusal = _refusal(module) or _misshapen(module, takes, gives) or _impure(module, takes)
         if refusal:
@@ -68,18 +71,19 @@ def _refusal(module: nn.Module) -> str | None:
     return None
 
 
-def _misshapen(module: nn.Module, takes: tuple[int, ...], gives: tuple[int, ...]) -> str | None:
-    # zeros that take no memory; on meta, layers would be taken apart by the compiler, whose import takes a second
-    values = {name: torch.zeros((), dtype=p.dtype).expand(p.shape) for name, p in module.named_parameters()}
+def _misshapen(module: nn.Module, takes: tuple[int, ...], gives: tuple[int, ...] | None) -> str | None:
     try:
-        with torch.no_grad():
-            output: Tensor = functional_call(module, values, (torch.zeros(2, *takes),))
+        output = unweighted(module, takes, 2)
     except MemoryError:
         raise
     except Exception as error:  # the same
         return f"does not take {takes}: {type(error).__name__}: {error}".splitlines()[0]
     if not isinstance(output, Tensor):
         return f"makes {type(output).__name__}; it should make a tensor {gives}"
+    if gives is None:
+        return (
+            None if output.ndim == 2 and len(output) == 2 else f"makes {tuple(output.shape[1:])}; it should make (k,)"
+        )
     if tuple(output.shape) != (2, *gives):
         return f"makes {tuple(output.shape[1:])} of {takes}; it should make {gives} ({math.prod(gives)} values)"
     return None

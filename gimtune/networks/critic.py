@@ -9,18 +9,26 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from gimtune.networks.architecture import unweighted
+
 _SLOPE = 0.2
 
 
 class CriticNetwork(nn.Module):
     """From an image, a code or both, flattened and side by side (n, pixels + codes), to one logit (n,).
 
-    Images go through the strided convolutions first, where there are channels; codes join before the dense layers. No
-    batch statistics (Keras-GAN issue 35: with them a critic of codes does not learn). On ``meta``.
+    Images go through the body of the network first, where it has one, or through strided convolutions, where there are
+    channels; codes join before the dense layers. No batch statistics (Keras-GAN issue 35: with them a critic of codes
+    does not learn). On ``meta``, but for a body that is not.
     """
 
     def __init__(
-        self, image: tuple[int, int, int] | None, codes: int, hidden: Sequence[int], channels: Sequence[int] = ()
+        self,
+        image: tuple[int, int, int] | None,
+        codes: int,
+        hidden: Sequence[int],
+        channels: Sequence[int] = (),
+        body: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.pixels, width = 0, codes
@@ -29,12 +37,12 @@ class CriticNetwork(nn.Module):
             if image:
                 self.pixels = math.prod(image)
                 width += self.pixels
-                if channels:
-                    convolutions.append(nn.Unflatten(1, image))
-                    for before, after in zip([image[0], *channels], channels, strict=False):
-                        convolutions += [nn.Conv2d(before, after, 4, 2, 1), nn.LeakyReLU(_SLOPE)]
-                    convolutions.append(nn.Flatten())
-                    width = codes + channels[-1] * self.pixels // image[0] // 4 ** len(channels)
+                if channels and body is None:
+                    body = strided(image[0], channels)
+                if body is not None:
+                    layers = body if isinstance(body, nn.Sequential) else [body]
+                    convolutions += [nn.Unflatten(1, image), *layers]
+                    width = codes + unweighted(body, image).shape[1]
             self.convolutions = nn.Sequential(*convolutions)
             dense: list[nn.Module] = []
             for before, after in pairwise([width, *hidden]):
@@ -51,6 +59,14 @@ class CriticNetwork(nn.Module):
         values: Tensor = self.dense(torch.cat([seen, codes], -1))
         # a product of a matrix and one vector rounds by where a member stands in its pack, a sum of products does not
         return (values * self.head.weight[0]).sum(-1) + self.head.bias
+
+
+def strided(colours: int, channels: Sequence[int]) -> nn.Sequential:
+    """Strided 4x4 convolutions from an image (n, *image) to features (n, k)."""
+    found: list[nn.Module] = []
+    for before, after in zip([colours, *channels], channels, strict=False):
+        found += [nn.Conv2d(before, after, 4, 2, 1), nn.LeakyReLU(_SLOPE)]
+    return nn.Sequential(*found, nn.Flatten())
 
 
 def normalised(parameters: Mapping[str, Tensor], iterations: int = 10) -> dict[str, Tensor]:

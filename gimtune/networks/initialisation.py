@@ -16,8 +16,8 @@ _NORMS = (nn.GroupNorm, nn.LayerNorm)
 def initial(module: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
     """Weights of a module: on ``meta`` drawn from ``generator``, elsewhere as they are.
 
-    Drawn as torch does it by default: uniform for layers with weights (He et al. 2015, a = sqrt 5), ones and zeros for
-    the gains and shifts of normalisations.
+    Drawn as torch does it by default: uniform for layers with weights (He et al. 2015, a = sqrt 5), times the layer's
+    ``start`` where it has one, ones and zeros for the gains and shifts of normalisations.
 
     Raises:
         ValueError: a parameter on ``meta`` of another kind: only the module itself knows where it starts.
@@ -36,7 +36,7 @@ def initial(module: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
         if not isinstance(weight, Tensor) or weight.ndim < 2:
             raise ValueError(f"{name} of {type(owner).__name__} is on meta, and it is not known where it starts")
         fan_in, _ = nn.init._calculate_fan_in_and_fan_out(weight)
-        bound = 1 / math.sqrt(fan_in)
+        bound = getattr(owner, "start", 1.0) / math.sqrt(fan_in)
         values[name] = value.uniform_(-bound, bound, generator=generator)
     return values
 

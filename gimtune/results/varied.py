@@ -21,7 +21,7 @@ _SAID = frozenset(
 )
 #: Keys of an assignment that a configuration says too; what is left are models' own parameters.
 _SPACE = frozenset({*_SAID, "prior", "restriction", "seed", "learning_rate", "beta1", "batch_size"})
-_SPACE |= {"sigma_min", "sigma_start"}
+_SPACE |= {"sigma_min", "sigma_start", "network", "critic"}
 #: Sections of one part: an option varies if it does among those of the same name.
 _PARTS = ("prior", "data", "network")
 #: In a canonical configuration, what differs from member to member and is no setting.

@@ -30,6 +30,7 @@ from gimtune.results.course import Restore
 from gimtune.study import space
 from gimtune.study.messages import ConfigError, allowed
 from gimtune.study.schema import NAME, SWEPT, Config
+from gimtune.study.sections import critic_settings, network_options
 from gimtune.study.tried import try_out
 from gimtune.vocabulary import Match, Member, Model, Side, Weighted
 
@@ -218,7 +219,7 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         raise ConfigError(f"space.prior={prior.name}: its parameters raise {raised}") from None
     likelihood = _likelihood(config, model, values)
     encoder = _encoder(config, model, prior, values)
-    settings = {k: v for k, v in config.critic.model_dump().items() if v is not None}
+    settings = critic_settings(config, values)
     used = [RESTRICTIONS[term.match, term.divergence].set(settings) for term in model.restrictions]
     kind = make_encoder(encoder, asdict(prior))
     for why in (refuses(model.side, prior, kind, bool(used)), *(r.refuses(prior, kind) for r in used)):
@@ -233,7 +234,7 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
     restore = Restore(config.budget.restore)
     if restore is Restore.LOSS and (LIKELIHOODS[likelihood].of_critic or any(r.critic for r in used)):
         restore = Restore.OBJECTIVES  # a game's loss falls where its critic is weak: it says nothing of the model
-    network = config.network.model_dump(exclude_none=True)
+    network = network_options(config, values)
     _check_network(image, latent_dim, kind.outputs(latent_dim), json.dumps(network, sort_keys=True))
     return Member(
         model=model.name,
@@ -269,19 +270,19 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         patience=config.budget.patience,
         restore=str(restore),
         watched=dict(config.objectives),
-        plugins=_plugins(config, model, prior, likelihood, encoder),
+        plugins=_plugins(config, model, prior, likelihood, encoder, network["name"]),
         # what other models are told apart by says nothing of this one
         assignment={k: v for k, v in values.items() if k in ("model", *SWEPT, *model.parameters)},
     )
 
 
-def _plugins(config: Config, model: Model, prior: Prior, likelihood: str, encoder: str) -> dict[str, str]:
+def _plugins(config: Config, model: Model, prior: Prior, likelihood: str, encoder: str, network: str) -> dict[str, str]:
     """The plug-ins that a member's parts come from; every metric is measured of every member."""
     restricted = [(RESTRICTIONS, (term.match, term.divergence)) for term in model.restrictions]
     named: list[tuple[parts.Registry[Any, Any], Any]] = [
         *([(MODELS, model.name)] if model.name in MODELS else []),
         *((PRIORS, prior.name), (LIKELIHOODS, likelihood), (ENCODERS, encoder)),
-        *((NETWORKS, config.network.name), (DATASETS, config.data.name), (FEATURES, config.metrics.fid_features)),
+        *((NETWORKS, network), (DATASETS, config.data.name), (FEATURES, config.metrics.fid_features)),
         *restricted,
         *((MEASURES, name) for name in MEASURES),
     ]

@@ -81,7 +81,16 @@ class Data(_Open):
 class Network(_Open):
     name: str = Field(description="architecture of all encoders and decoders; its options stand beside it")
     hidden: list[PositiveInt] | None = Field(default=None, description="widths of the fully connected layers")
-    channels: list[PositiveInt] | None = Field(default=None, description="of the strided convolutions (conv)")
+    channels: list[PositiveInt] | None = Field(
+        default=None, description="of the strided convolutions (conv), or of the residual blocks (resnet) at each size"
+    )
+    width: PositiveInt | None = Field(
+        default=None, description="of all hidden layers (mlp), or channels at the first size; null: as they are listed"
+    )
+    depth: PositiveInt | None = Field(
+        default=None, description="hidden layers (mlp), or sizes, each of twice the channels; null: as they are listed"
+    )
+    activation: str | None = Field(default=None, description="between layers: relu, leaky_relu, elu, gelu, silu, ...")
 
     @field_validator("channels")
     @classmethod
@@ -255,7 +264,11 @@ SWEPT: Mapping[str, str] = {
     "batch_size": "in place of training.batch_size",
     "sigma_min": "in place of training.sigma_min",
     "sigma_start": "in place of training.sigma_start",
+    "network": "mapping of options in place of network.*, each a value or a space; with a name it is another network",
+    "critic": "mapping of settings in place of critic.*, each a value or a space",
 }
+#: Keys of ``space`` that are mappings of a section's keys, in which a list is a value.
+SECTIONS: Mapping[str, type[_Section]] = {"network": Network, "critic": Critic}
 
 
 def validated(content: Any) -> Config:
@@ -267,14 +280,14 @@ def validated(content: Any) -> Config:
     try:
         config = Config.model_validate(content)
     except ValidationError as error:
-        raise ConfigError("\n".join(_message(e) for e in error.errors()[:2])) from None
+        raise ConfigError("\n".join(message_of(e) for e in error.errors()[:2])) from None
     for metric, direction in config.objectives.items():
         _check_objective(metric, direction)
     if len(config.objectives) < 2:
         raise ConfigError(f"objectives={config.objectives}: a front needs two or more")
     for key, value in config.space.items():
         try:
-            space.check(f"space.{key}", value)
+            space.check(f"space.{key}", value, lists=key in SECTIONS)
         except ValueError as error:
             raise ConfigError(str(error)) from None
     if config.metrics.ruler == "never" and (without := sorted(FITTED & set(config.objectives))):
@@ -324,7 +337,8 @@ def _listed(values: list[str]) -> str:
     return f"[{', '.join(values)}]"
 
 
-def _message(error: Any) -> str:
+def message_of(error: Any) -> str:
+    """An error of pydantic's in a line: key, value and what is allowed."""
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return unknown(key)

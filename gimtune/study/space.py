@@ -30,13 +30,16 @@ CONDITIONS = ("model", "prior", "restriction")
 Assignment = dict[str, Any]
 
 
-def check(key: str, value: Any) -> None:
+def check(key: str, value: Any, lists: bool = False) -> None:
     """Refuse a malformed space.
+
+    Args:
+        lists: a list is a value there, as the widths of layers are.
 
     Raises:
         ValueError: an empty list, bounds that are no numbers or out of order, or a space mixed with other keys.
     """
-    if isinstance(value, list):
+    if isinstance(value, list) and not lists:
         raise ValueError(f"{key}={value}: a list is no space; write {{grid: {value}}}")
     if not isinstance(value, Mapping):
         return
@@ -45,15 +48,15 @@ def check(key: str, value: Any) -> None:
             raise ValueError(f"{key}.per={value['per']!r}: allowed are {', '.join(CONDITIONS)}")
         for name, inner in value.items():
             if name != "per":
-                check(f"{key}.{name}", inner)
+                check(f"{key}.{name}", inner, lists)
         return
     kinds = [k for k in value if k in KINDS]
     if not kinds:
         unknown = [k for k, v in value.items() if len(value) == 1 and isinstance(v, list)]
-        if unknown:
+        if unknown and not lists:
             raise ValueError(f"{key}={dict(value)}: {unknown[0]} is no space; allowed are {', '.join(KINDS)}")
         for name, inner in value.items():
-            check(f"{key}.{name}", inner)
+            check(f"{key}.{name}", inner, lists)
         return
     if len(value) > 1 and {*value} != {kinds[0], SIZED}:
         others = ", ".join(str(k) for k in value if k not in (kinds[0], SIZED))
@@ -66,7 +69,7 @@ def check(key: str, value: Any) -> None:
             raise ValueError(f"{key}.{kind}={content}: it takes a list of one or more values")
         for inner in content:
             if isinstance(inner, Mapping):
-                check(f"{key}.{kind}", inner)
+                check(f"{key}.{kind}", inner, lists)
         return
     numbers = isinstance(content, list) and len(content) == 2 and all(_is_number(b) for b in content)
     if not numbers or not content[0] < content[1]:

@@ -100,6 +100,6 @@ def _most(member: Member, image: tuple[int, int, int], device: str) -> int:
     objective = Objective(member, image, torch.float32)
     if device == "cpu" and not objective.small:
         return 1
-    units = 2 * math.prod(image) + sum(p.shape[0] for p in objective.weights if p.ndim > 1)
+    units = 2 * math.prod(image) + objective.units
     bytes_each = 4 * (_COPIES * sum(p.numel() for p in objective.weights) + _KEPT * member.batch_size * units)
     return max(1, _ROOM[device] // bytes_each)

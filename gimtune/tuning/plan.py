@@ -23,7 +23,7 @@ from gimtune.study.data import check_data, load_data
 from gimtune.study.machine import check_machine, cluster_address
 from gimtune.study.messages import ConfigError
 from gimtune.study.resolve import members
-from gimtune.study.schema import SEQUENTIAL, Config
+from gimtune.study.schema import SECTIONS, SEQUENTIAL, Config
 from gimtune.training import default_device, made_by
 from gimtune.tuning.intact import changes, check_whole, missing
 from gimtune.tuning.mo_asha import make_rungs
@@ -217,7 +217,8 @@ def show(plan: Plan, console: Console) -> None:
     for (model, prior), found in groups.items():
         inside = [member for pack in found for member in pack]
         listed = [_several(getattr(m, key) for m in inside) for key in ("weight", "latent_dim", "seed")]
-        more = [_values(member.assignment[key] for member in inside if key in member.assignment) for key in further]
+        chosen = [_chosen(member) for member in inside]
+        more = [_values(values[key] for values in chosen if key in values) for key in further]
         table.add_row(model, prior, *listed, *more, str(len(inside)), str(len(found)))
     if made:
         console.print(table)
@@ -238,9 +239,18 @@ def _further(made: list[Pack]) -> list[str]:
     listed = {"model", "prior", "weight", "latent_dim", "seed"}
     values: dict[str, set[str]] = {}
     for member in (member for pack in made for member in pack):
-        for key, value in member.assignment.items():
+        for key, value in _chosen(member).items():
             values.setdefault(key, set()).add(json.dumps(value))
     return [key for key, seen in values.items() if key not in listed and len(seen) > 1]
+
+
+def _chosen(member: Member) -> dict[str, Any]:
+    """What a member's space gave it, options of a section by dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in member.assignment.items():
+        options = value.items() if isinstance(value, Mapping) and key in SECTIONS else None
+        flat |= {key: value} if options is None else {f"{key}.{name}": one for name, one in options}
+    return {key: json.dumps(value) if isinstance(value, list) else value for key, value in flat.items()}
 
 
 def _values(values: Iterable[Any]) -> str:

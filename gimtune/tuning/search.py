@@ -27,7 +27,7 @@ from gimtune.results.store import Store
 from gimtune.study import space
 from gimtune.study.messages import ConfigError
 from gimtune.study.resolve import member, whole_space
-from gimtune.study.schema import Config
+from gimtune.study.schema import SECTIONS, Config
 from gimtune.tuning.packs import key
 from gimtune.vocabulary import ENDED, Member, Status
 
@@ -315,6 +315,8 @@ class _Parameters:
     def __call__(self, name: str, kind: str, content: list[Any]) -> Any:
         path = name.split(".")[1:]
         value = self.member[path[0]]
+        if path[0] in SECTIONS and isinstance(value, Mapping) and path[-1] in value:
+            value = value[path[-1]]
         if kind in space.LISTS:
             index = next((i for i, option in enumerate(content) if _same(option, value, path)), None)
             if index is None:

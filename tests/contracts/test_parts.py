@@ -61,13 +61,16 @@ def test_metrics_keep_their_contract(name):
     testing.check_metric(name)
 
 
-@pytest.mark.parametrize(("name", "options"), [("mlp", {"hidden": [16]}), ("conv", {"channels": [4], "hidden": [16]})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("mlp", {"hidden": [16]}), ("conv", {"channels": [4], "hidden": [16]}), ("resnet", {"channels": [4]})],
+)
 def test_networks_keep_their_contract(name, options):
     testing.check_network(name, **options)
 
 
 def test_every_network_is_checked():
-    assert {*NETWORKS} == {"mlp", "conv"}
+    assert {*NETWORKS} == {"mlp", "conv", "resnet"}
 
 
 def test_digits_keep_the_contract_of_data():

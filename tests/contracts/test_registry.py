@@ -11,6 +11,7 @@ from conftest import CPU
 from helpers import combinations, member, numbers
 from torch.func import vmap
 
+from gimtune import testing
 from gimtune.algebra.encoders import Implicit
 from gimtune.algebra.likelihoods import LIKELIHOODS
 from gimtune.algebra.models import MODELS
@@ -21,7 +22,11 @@ from gimtune.networks import NETWORKS, CriticNetwork, initial
 from gimtune.training import Pack
 from gimtune.vocabulary import IDENTITY, METRICS, PROGRESS, PROTOCOL, Match, Member, Model, Weighted
 
-NETWORK_OPTIONS = {"mlp": {"hidden": [16]}, "conv": {"channels": [4, 8], "hidden": [16]}}
+NETWORK_OPTIONS = {
+    "mlp": {"hidden": [16]},
+    "conv": {"channels": [4, 8], "hidden": [16]},
+    "resnet": {"channels": [4, 8]},
+}
 
 
 COMBINATIONS = list(combinations())
@@ -275,12 +280,14 @@ def test_a_gaussian_posterior_starts_as_wide_as_the_study_says(small, network, s
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_networks_start_as_torch_starts_them(network):
-    built = NETWORKS[network]((1, 8, 8), 4, 8, **NETWORK_OPTIONS[network])
+    def built():
+        return NETWORKS[network]((1, 8, 8), 4, 8, **NETWORK_OPTIONS[network])
+
     critics = [
-        CriticNetwork(image, codes, [16], NETWORK_OPTIONS[network].get("channels", ()))
+        CriticNetwork(image, codes, [16], NETWORK_OPTIONS[network].get("channels", ()), built().critic)
         for image, codes in (((1, 8, 8), 0), (None, 4), ((1, 8, 8), 4))
     ]
-    for module in (*built, *critics, Implicit().basis(4)):
+    for module in (*filter(None, built()), *critics, Implicit().basis(4)):
         assert not list(module.buffers())
         assert all(p.is_meta for p in module.parameters())
         ours = initial(module, torch.Generator().manual_seed(0))
@@ -299,8 +306,65 @@ def test_networks_start_as_torch_starts_them(network):
 
 
 def test_an_image_that_cannot_be_halved_is_refused():
-    with pytest.raises(ValueError, match=r"network.channels=\[4, 4, 4\]: images of 28 x 28 cannot be halved 3 times"):
-        NETWORKS["conv"]((1, 28, 28), 4, 8, channels=[4, 4, 4], hidden=[])
+    with pytest.raises(ValueError, match=r"network.channels=\[4, 4, 4\]: images of 5 x 28 cannot be halved 3 times"):
+        NETWORKS["conv"]((1, 5, 28), 4, 8, channels=[4, 4, 4], hidden=[])
+    with pytest.raises(
+        ValueError, match=r"network.channels=\[4, 8, 16, 32\]: images of 5 x 28 cannot be halved 4 times"
+    ):
+        NETWORKS["resnet"]((1, 5, 28), 4, 8, channels=[4], depth=4)
+
+
+@pytest.mark.parametrize("image", [(1, 7, 5), (3, 9, 13)], ids=str)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mlp", {"hidden": [], "width": 8, "depth": 2, "activation": "tanh"}),
+        ("conv", {"channels": [4, 8], "hidden": [8]}),
+        ("conv", {"channels": [4], "depth": 2, "hidden": [8], "activation": "silu"}),
+        ("resnet", {"channels": [4, 8], "blocks": 2, "activation": "gelu"}),
+        ("resnet", {"channels": [], "width": 6, "depth": 2}),
+    ],
+    ids=["mlp", "conv", "conv of two", "resnet", "resnet of two"],
+)
+def test_networks_take_odd_sizes_and_colours(image, name, options):
+    testing.check_network(name, image=image, **options)
+
+
+def test_width_and_depth_stand_for_lists():
+    def shapes(name, **options):
+        made = NETWORKS[name]((1, 8, 8), 4, 8, **options)
+        return [p.shape for module in filter(None, made) for p in module.parameters()]
+
+    assert shapes("mlp", hidden=[16, 32], width=8) == shapes("mlp", hidden=[8, 8])
+    assert shapes("mlp", hidden=[16, 32], depth=3) == shapes("mlp", hidden=[16, 16, 16])
+    assert shapes("conv", channels=[8], hidden=[9], width=4, depth=2) == shapes("conv", channels=[4, 8], hidden=[9])
+    assert shapes("resnet", channels=[8, 16], width=4) == shapes("resnet", channels=[4, 8])
+
+
+def test_a_residual_critic_sees_the_image_through_blocks_of_its_own(small):
+    one = member(
+        "vae_gan", critic={"hidden": [8], "gradient_penalty": 1.0}, network={"name": "resnet", "channels": [4]}
+    )
+    objective = Objective(one, small.data.image)
+    critic = objective.modules["data_js"]
+    encoder = objective.modules["encoder"]
+    assert sum(isinstance(layer, torch.nn.Conv2d) for layer in critic.modules()) == sum(
+        isinstance(layer, torch.nn.Conv2d) for layer in encoder.modules()
+    )
+    assert not any(isinstance(layer, torch.nn.GroupNorm) for layer in critic.modules())
+    # R1 and the features of the likelihood, mapped over two members
+    pack = Pack([one, dataclasses.replace(one, seed=1)], small.data)
+    pack.train_epoch()
+    assert not pack.diverged()
+    started = objective.initial(0, CPU)["data_js"]
+    moved = pack.one(0)["data_js"]
+    assert not any(started[key].equal(moved[key]) for key in started)
+
+
+def test_a_members_layers_are_counted_where_they_stand(small):
+    one = member("vae", network={"name": "conv", "channels": [4], "hidden": [16]})
+    # 4 maps of 4 x 4, 16 and 8; 16, 64 and 8 x 8
+    assert Objective(one, small.data.image).units == 64 + 16 + 8 + 16 + 64 + 64
 
 
 @pytest.mark.parametrize(("model", "prior"), [("vae", "normal"), ("ae", "laplace"), ("wae_mmd", "mixture")])
