@@ -195,7 +195,7 @@ def plugins_of(arguments: Sequence[str]) -> list[tuple[str, Any]]:
     overrides = [(argument, _parsed(argument)) for argument in arguments]
     given = {override.key_or_group: override.value() for _, override in overrides}
     study = str(given.get("study", "tradeoff"))
-    load_plugins(given["plugins"] if "plugins" in given else _stated(study, own_studies(), "plugins"))
+    load_plugins(given["plugins"] if "plugins" in given else _stated(study, own_studies(), "plugins", list))
     return overrides
 
 
@@ -205,7 +205,7 @@ def load_plugins(named: Any) -> None:
     Raises:
         ConfigError: no list of names, or one that cannot be imported or has a part that is refused.
     """
-    if not isinstance(named, list | dict) or not all(isinstance(name, str) for name in named):
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise ConfigError(f"plugins={named!r}: a list of modules, [my_package.parts]")
     try:
         parts.load(named)
@@ -258,16 +258,19 @@ def own_studies() -> Path | None:
     return own
 
 
-def _stated(study: str, own: Path | None, key: str) -> Any:
-    """What a study file itself states under a key: to be taken as a whole, and not merged into the defaults."""
+def _stated(study: str, own: Path | None, key: str, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> Any:
+    """What a study file itself states under a key: to be taken as a whole, and not merged into the defaults.
+
+    Of another kind it is nothing here: checking the whole says what is wrong with it.
+    """
     for path in _files("study", study, own):
         try:
             content = yaml.safe_load(path.read_text())
         except yaml.YAMLError:
-            return {}  # composing says it better
+            return kind()  # composing says it better
         stated = (content if isinstance(content, dict) else {}).get(key)
-        return stated if isinstance(stated, dict | list) else {}
-    return {}
+        return stated if isinstance(stated, kind) else kind()
+    return kind()
 
 
 def _files(group: str, option: str, own: Path | None) -> list[Path]:

@@ -25,15 +25,20 @@ def opened(
 
     Raises:
         FileNotFoundError: it has no weights there: it has not ended, or is dominated and they were dropped.
-        ValueError: they are of another format.
+        ValueError: they are damaged, or of another format.
     """
     path = folder / "members" / f"{trial}.pt"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no weights; those of members that have ended and are not dominated are kept")
-    kept = torch.load(path, weights_only=True, map_location="cpu")
-    if kept.get("format") != FORMAT:
-        raise ValueError(f"{path}: format {kept.get('format')}; this version reads {FORMAT}")
-    member, device = Member.from_json(kept["member"]), default_device()
+    try:
+        kept = torch.load(path, weights_only=True, map_location="cpu")
+        written = kept.get("format")
+        member, parameters = Member.from_json(kept["member"]), kept["parameters"]
+    except Exception as error:  # torch raises a different type for every way a file can be damaged
+        raise ValueError(f"{path}: cannot be read ({type(error).__name__})") from None
+    if written != FORMAT:
+        raise ValueError(f"{path}: format {written}; this version reads {FORMAT}")
+    device = default_device()
     parts.load(expected=member.plugins, named=member.plugins)
     known, key = {} if known is None else known, json.dumps([member.data, member.metrics], sort_keys=True)
     if key not in known:
@@ -41,5 +46,10 @@ def opened(
         known[key] = Evaluation(images, features.load(images, member.metrics, folder, device), device)
     evaluation = known[key]
     pack = Pack([member], evaluation.data)
-    pack.parameters = tree_map(lambda leaf: leaf.to(device)[None].requires_grad_(), kept["parameters"])
+    try:
+        pack.parameters = tree_map(
+            lambda leaf, like: leaf.to(device).reshape(like.shape).requires_grad_(), parameters, pack.parameters
+        )
+    except (ValueError, RuntimeError, AttributeError, TypeError):
+        raise ValueError(f"{path}: its weights are not those of the member that it names") from None
     return pack, evaluation
