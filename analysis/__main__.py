@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from gimtune.analysis.export.report import export, print_comparison, print_front, verdicts_of, write_report
+from gimtune.analysis.export.report import print_comparison, report, write_report
 from gimtune.analysis.status import standing
 from gimtune.analysis.text import plain
 from gimtune.analysis.watch import render, watch
@@ -24,7 +24,11 @@ from gimtune.results.load import Study, load
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m analysis") -> int:
-    """Run the command line; return 0, or 2 for bad input. ``program`` is how it was called."""
+    """Run the command line; return 0, 2 for bad input, or 1 where files could not be written.
+
+    Args:
+        program: how it was called.
+    """
     parser = argparse.ArgumentParser(
         prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -52,6 +56,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m analy
     )
     parser.add_argument("--plugins", nargs="+", default=[], metavar="MODULE", help="that register them")
     parser.add_argument("--root", metavar="FOLDER", help="with the data's files, where they are elsewhere by now")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="to write into (default: the run folder, the first)")
     live = parser.add_mutually_exclusive_group()
     live.add_argument("--status", action="store_true", help="how far it is, what runs and failed, the front so far")
     live.add_argument(
@@ -84,7 +89,9 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m analy
             with contextlib.suppress(KeyboardInterrupt):
                 watch(options.runs[0], console, asked, only=only)
         else:
-            _report([load(run) for run in options.runs], console, asked, only)
+            if lost := _report([load(run) for run in options.runs], console, asked, only, options.out):
+                print(plain(f"{lost}; --out FOLDER writes elsewhere"), file=sys.stderr)
+                return 1
     except (ValueError, OSError) as error:
         print(plain(error), file=sys.stderr)
         return 2
@@ -102,16 +109,21 @@ def _add(run: Path, names: Sequence[str], plugins: Sequence[str], root: str | No
     console.print(Text(f"{', '.join(names)}: of {count} members whose weights were kept"), soft_wrap=True)
 
 
-def _report(studies: list[Study], console: Console, asked: Mapping[str, str], only: Mapping[str, str]) -> None:
+def _report(
+    studies: list[Study], console: Console, asked: Mapping[str, str], only: Mapping[str, str], out: Path | None
+) -> str:
+    """Why files were not written; empty where they were."""
     objectives = asked or studies[0].objectives
-    if len(studies) > 1:
-        path = write_report(studies, objectives, only=only)
-        print_comparison(studies, console, objectives, only=only)
-        console.print(Text(str(path)), soft_wrap=True)
-    else:
-        verdicts = verdicts_of(studies[0], only)
-        paths = export(studies[0], objectives, only=only, verdicts=verdicts)
-        print_front(studies[0], console, objectives, only=only, paths=paths, verdicts=verdicts)
+    if len(studies) == 1:
+        return report(studies[0], console, objectives, only=only, out=out)
+    lost, path = "", ""
+    try:
+        path = str(write_report(studies, objectives, only=only, out=out))
+    except OSError as error:
+        lost = f"not written: {error}"
+    print_comparison(studies, console, objectives, only=only)
+    console.print(Text(path), soft_wrap=True)
+    return lost
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from gimtune.analysis.status import Standing, standing
 from gimtune.analysis.tables import Column, Table, cell, columns_of, failure_table, front_table, setting
 from gimtune.analysis.terminal import front_title, rendered
 from gimtune.analysis.text import number, plain
+from gimtune.results.folder import go_on
 from gimtune.results.load import load
 from gimtune.results.tally import span
 from gimtune.vocabulary import Status
@@ -76,10 +77,10 @@ def _driver(stand: Standing) -> Text:
         writing = "; the driver is writing the report" if stand.driver else ""
         return Text(f"ended    all results are in{at}{writing}")
     if not stand.driver:
-        go_on = f"\n  python -m gimtune resume={plain(stand.study.run)}"
+        line = f"\n  {plain(go_on(stand.study.run))}"
         # one line whatever its length, to be copied
         stopped = ("driver   none is at work; go on with", "bold red")
-        return Text.assemble(stopped, go_on, no_wrap=True, overflow="ignore")
+        return Text.assemble(stopped, line, no_wrap=True, overflow="ignore")
     since = stand.study.meta.get("started")
     text = f"driver   at work since {_clock(float(since), stand.now)}" if since else "driver   at work: Ray is starting"
     if stand.left is not None:

@@ -46,6 +46,7 @@ def export(
     *,
     only: Mapping[str, str] | None = None,
     verdicts: Verdicts | None = None,
+    out: Path | None = None,
 ) -> dict[str, Path]:
     """Write a study's tables and figures into its folder, each whole or not at all; return their paths.
 
@@ -53,6 +54,7 @@ def export(
         run: a study, or its folder.
         objectives, only: as of `front`.
         verdicts: the study's `verdicts_of`, where they are known.
+        out: another folder to write into.
 
     ``trials.parquet`` is written even if the front is refused, and ``claims.csv`` has the verdicts' numbers in words.
 
@@ -60,7 +62,8 @@ def export(
         ValueError, OSError: as `load` and `front`, or the folder cannot be written.
     """
     study = run if isinstance(run, Study) else load(run)
-    paths = {name: study.run / name for name in ("trials.parquet", "pareto.csv", "claims.csv")}
+    folder = out or study.run
+    paths = {name: folder / name for name in ("trials.parquet", "pareto.csv", "claims.csv")}
     table, csv, answers = paths.values()
     _write(table, lambda part: study.trials.to_parquet(part, index=False))
     best = with_shares(front(study.trials, objectives, only=only), np.random.default_rng(0))
@@ -72,10 +75,10 @@ def export(
         "front.tex": lambda part: part.write_text(latex.front_table(best), encoding="utf-8"),
         "references.bib": lambda part: part.write_text(bibliography(study), encoding="utf-8"),
     }.items():
-        paths[f"tables/{name}"] = study.run / "tables" / name
-        _write(study.run / "tables" / name, write)
-    paths |= _export_figures(best, study.run)
-    paths["report.html"] = write_report([study], objectives, only=only, verdicts=[told])
+        paths[f"tables/{name}"] = folder / "tables" / name
+        _write(folder / "tables" / name, write)
+    paths |= _export_figures(best, study.run, folder)
+    paths["report.html"] = write_report([study], objectives, only=only, verdicts=[told], out=folder)
     return paths
 
 
@@ -85,8 +88,9 @@ def write_report(
     *,
     only: Mapping[str, str] | None = None,
     verdicts: Sequence[Verdicts] = (),
+    out: Path | None = None,
 ) -> Path:
-    """Write ``report.html`` into the first run's folder, on all of the runs, whole or not at all; return its path.
+    """Write ``report.html`` on all of the runs into ``out`` or the first's folder, whole or not at all; its path.
 
     Raises:
         ValueError, OSError: as `load` and `page`, or the folder cannot be written.
@@ -94,18 +98,18 @@ def write_report(
     studies = [run if isinstance(run, Study) else load(run) for run in runs]
     told = verdicts or [verdicts_of(study, only) for study in studies]
     text = page(studies, told, objectives, only=only)
-    path = studies[0].run / "report.html"
+    path = (out or studies[0].run) / "report.html"
     _write(path, lambda part: part.write_text(text, encoding="utf-8"))
     return path
 
 
-def _export_figures(best: Front, run: Path) -> dict[str, Path]:
+def _export_figures(best: Front, run: Path, folder: Path) -> dict[str, Path]:
     """Each of `figures_of` that the study has, as PNG and PDF, and as a page beside plotly's script."""
     paths = {}
 
     def written(name: str, write: Callable[[Path], object]) -> None:
-        paths[f"figures/{name}"] = run / "figures" / name
-        _write(run / "figures" / name, write)
+        paths[f"figures/{name}"] = folder / "figures" / name
+        _write(folder / "figures" / name, write)
 
     for name, kind in figures_of(best.objectives).items():
         if (figure := kind.static(best, run)) is not None:
@@ -227,18 +231,45 @@ def verdicts_of(study: Study, only: Mapping[str, str] | None = None) -> Verdicts
     return found if half.empty else at_budgets(found, half, at_budget(study, 1).trials, only)
 
 
+def report(
+    study: Study,
+    console: Console,
+    objectives: Mapping[str, str] | Iterable[str],
+    *,
+    only: Mapping[str, str] | None = None,
+    verdicts: Verdicts | None = None,
+    out: Path | None = None,
+) -> str:
+    """Write and print what there is to say of a study, and print it all the same where it cannot be written.
+
+    Returns:
+        Why files were not written; empty where they were.
+
+    Raises:
+        ValueError: as `export`.
+    """
+    told, lost, paths = verdicts or verdicts_of(study, only), "", dict[str, Path]()
+    try:
+        paths = export(study, objectives, only=only, verdicts=told, out=out)
+    except OSError as error:
+        lost = f"not written: {error}"
+    print_front(study, console, objectives, only=only, paths=paths, verdicts=told)
+    return lost
+
+
 def conclude(run: Path, objectives: Mapping[str, str], console: Console) -> int:
     """Write and print what there is to say of a run that has ended.
 
     Returns:
-        0, or 1 where members failed or diverged; they are listed.
+        0, or 1 where members failed or diverged, which are listed, or where files could not be written.
     """
     study = load(run)
     failed = study.trials[study.trials["status"].isin([Status.FAILED, Status.DIVERGED])]
     try:
         verdicts = verdicts_of(study)
-        paths = export(study, objectives, verdicts=verdicts)
-        print_front(study, console, objectives, paths=paths, verdicts=verdicts)
+        if lost := report(study, console, objectives, verdicts=verdicts):
+            console.print(Text(f"gimtune analysis {run} writes them: {lost}"), soft_wrap=True)
+            return 1
     except ValueError as error:
         console.print(Text(f"no front: {error}"), soft_wrap=True)
         for row in failed.to_dict("records"):

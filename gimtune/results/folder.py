@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -74,6 +75,11 @@ def driver_at_work(run: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def go_on(run: Path | str) -> str:
+    """The line that goes on with a run, for a POSIX shell."""
+    return shlex.join(["python", "-m", "gimtune", f"resume={run}"])
 
 
 def relative(path: Path) -> Path:

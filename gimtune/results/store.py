@@ -74,8 +74,7 @@ class Store:
         self.path = path
         if not create and not path.is_file():
             raise FileNotFoundError(f"{path}: no results store there")
-        mode = "rwc" if create else "ro"
-        self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=60)
+        self._db = _opened(path, "rwc" if create else "ro")
         try:
             if create:
                 self._make()
@@ -285,6 +284,24 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _opened(path: Path, mode: str) -> sqlite3.Connection:
+    def connected(options: str) -> sqlite3.Connection:
+        return sqlite3.connect(f"{path.resolve().as_uri()}?{options}", uri=True, isolation_level=None, timeout=60)
+
+    db = connected(f"mode={mode}")
+    log = path.with_name(f"{path.name}-wal")
+    if mode == "ro" and not (log.is_file() and log.stat().st_size):
+        try:
+            db.execute("SELECT 1 FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError:
+            # in write-ahead mode a file is not opened in a folder where no log can be made; there is none to read
+            db.close()
+            return connected("mode=ro&immutable=1")
+        except sqlite3.DatabaseError:
+            pass  # it is no database, which whoever asks is told
+    return db
 
 
 class _Transaction:

@@ -6,7 +6,8 @@ import contextlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def load(arguments: Sequence[str]) -> Config:
     """
     # an option of other keys whose values are no mappings
     arguments = [re.sub(r"^(resume|reuse)\.across=", "across=", argument) for argument in arguments]
+    arguments = [_with_path(argument) for argument in arguments]
     config = validated(_compose(arguments))
     if config.resume is None:
         return config
@@ -52,6 +54,28 @@ def load(arguments: Sequence[str]) -> Config:
         new = {key: getattr(getattr(config, section), key) for place, _, key in given if place == section}
         of_now[section] = getattr(stated, section).model_copy(update=new)
     return stated.model_copy(update=of_now)
+
+
+#: Keys whose values are paths, taken as a shell hands them over: Hydra's grammar gives a meaning to most signs.
+_PATHS = ("storage_path", "resume", "data.path", "data.root", "search.warm_start", "metrics.inception_weights")
+_QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+
+
+def _with_path(argument: str) -> str:
+    """An argument whose path, or list of paths, stands between quotation marks."""
+    key, _, value = argument.partition("=")
+    if key == "reuse" and value.startswith("[") and value.endswith("]"):
+        inside = re.findall(rf"\s*({_QUOTED}|[^,]+)", value[1:-1])
+        return f"{key}=[{','.join(_quoted(one.strip()) for one in inside)}]"
+    return f"{key}={_quoted(value)}" if key in _PATHS and value not in ("", "null") else argument
+
+
+def _quoted(path: str) -> str:
+    if re.fullmatch(_QUOTED, path):
+        return path
+    # a quotation mark, and backslashes before it, are escaped there; and OmegaConf looks for its own references
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), path)
+    return "'" + escaped.replace("${", "\\${") + "'"
 
 
 def here(key: str, run: str) -> Path:
@@ -85,11 +109,23 @@ def reopened(run: Path, results: bool = True) -> Config:
     if not path.is_file() or (results and not (run / "study.db").is_file()):
         raise ConfigError(f"resume={run}: no run folder (it needs config.yaml and study.db)")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = _read(path)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
     load_plugins(content.get("plugins", []) if isinstance(content, dict) else [])
     return validated(content)
+
+
+def _read(path: Path) -> Any:
+    """A YAML file as Hydra reads it: ``1e-3`` is a number, and text only in YAML 1.1.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, OmegaConfBaseException):
+        return yaml.safe_load(path.read_text())  # no mapping
 
 
 def dump(config: Config) -> str:
@@ -163,9 +199,10 @@ def _check_override(argument: str, override: Any) -> None:
 
 def _hydra(arguments: list[str], own: Path | None) -> tuple[DictConfig, str]:
     """What Hydra makes of the groups and keys, and the name of the study."""
-    search = [f"hydra.searchpath=['file://{str(own).replace(chr(39), chr(92) + chr(39))}']"] if own else []
     try:
-        with hydra.initialize_config_dir(str(STUDIES), version_base="1.3"):
+        with _packaged(arguments, own) as folders, hydra.initialize_config_dir(str(STUDIES), version_base="1.3"):
+            places = ",".join(_quoted(f"file://{folder}") for folder in folders)
+            search = [f"hydra.searchpath=[{places}]"] if folders else []
             composed = hydra.compose("config", arguments + search, return_hydra_config=True)
     except MissingConfigException as error:
         group, _, name = str(error.missing_cfg_file or "").rpartition("/")
@@ -181,6 +218,23 @@ def _hydra(arguments: list[str], own: Path | None) -> tuple[DictConfig, str]:
     study = str(composed.hydra.runtime.choices.study)
     del composed["hydra"]
     return composed, study
+
+
+@contextlib.contextmanager
+def _packaged(arguments: Sequence[str], own: Path | None) -> Iterator[list[Path]]:
+    """Folders where Hydra finds the user's files, a study among them that does not begin with ``@package``.
+
+    Without that line a study's keys would be those of a section ``study``.
+    """
+    study = next((a.partition("=")[2] for a in reversed(arguments) if a.startswith("study=")), "")
+    file = own / "study" / f"{study}.yaml" if own else None
+    if not own or file is None or not file.is_file() or re.search(r"^#\s*@package\s", text := file.read_text(), re.M):
+        yield [own] if own else []
+        return
+    with tempfile.TemporaryDirectory(prefix="gimtune-") as made:
+        (Path(made) / "study").mkdir()
+        (Path(made) / "study" / file.name).write_text(f"# @package _global_\n{text}")
+        yield [Path(made), own]
 
 
 def plugins_of(arguments: Sequence[str]) -> list[tuple[str, Any]]:
@@ -252,7 +306,7 @@ def own_studies() -> Path | None:
         if ours.is_file() and ours.read_bytes() != path.read_bytes():
             raise ConfigError(f"{path}: gimtune ships a file of that name; give yours another")
         with contextlib.suppress(yaml.YAMLError):  # composing says it better
-            content = yaml.safe_load(path.read_text())
+            content = _read(path)
             if isinstance(content, dict) and ".." in json.dumps(content.get("defaults"), default=str):
                 raise ConfigError(f"{path}: its defaults lead out of {own}")
     return own
@@ -265,7 +319,7 @@ def _stated(study: str, own: Path | None, key: str, kind: type[dict[str, Any]] |
     """
     for path in _files("study", study, own):
         try:
-            content = yaml.safe_load(path.read_text())
+            content = _read(path)
         except yaml.YAMLError:
             return kind()  # composing says it better
         stated = (content if isinstance(content, dict) else {}).get(key)

@@ -94,7 +94,7 @@ def _launch(plan: Plan, console: Console, finish: Callable[[Path], int], interru
         if stopped:
             console.print(f"Stopped by the machine: {stopped}", **_PLAIN)
         console.print(f"Interrupted with {left} members to go. Go on with:")
-        console.print(f"  python -m gimtune resume={_address(config, run) or folder.relative(run)}", **_PLAIN)
+        console.print(f"  {folder.go_on(_address(config, run) or folder.relative(run))}", **_PLAIN)
     return code
 
 
