@@ -2,7 +2,8 @@
 
 ``python -m gimtune study=tradeoff`` runs a study, and `gimtune.run` does it in Python; `gimtune.open` gives a run with
 its members; `gimtune.register` takes in parts of one's own, and `gimtune.testing` checks them; `gimtune.analysis` reads
-what a study left behind. Nothing is imported before it is asked for.
+what a study left behind; `gimtune.tune` has members for a Tuner of one's own. Nothing is imported before it is asked
+for.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gimtune import analysis, register, testing
+    from gimtune import analysis, register, testing, tune
     from gimtune.api import ConfigError, Run, Trained, merge, open, run  # noqa: A004
 
-__all__ = ["ConfigError", "Run", "Trained", "analysis", "merge", "open", "register", "run", "testing"]
+__all__ = ["ConfigError", "Run", "Trained", "analysis", "merge", "open", "register", "run", "testing", "tune"]
 _OF_API = ("ConfigError", "Run", "Trained", "merge", "open", "run")
 
 

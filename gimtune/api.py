@@ -52,7 +52,7 @@ def run(study: str = "tradeoff", *, console: Console | None = None, **overrides:
     # before Ray is imported: it reads its switches then
     from gimtune.tuning.launch import launch  # isort: skip
     from gimtune.analysis.export.report import conclude
-    from gimtune.analysis.export.reproduce import override
+    from gimtune.analysis.export.reproduce import arguments
     from gimtune.tuning.plan import preflight
 
     if console is None:
@@ -61,7 +61,7 @@ def run(study: str = "tradeoff", *, console: Console | None = None, **overrides:
         console = Console()
     told = console
     named = {} if "resume" in overrides else {"study": study}
-    config = composed([f"{key}={override(value, quoted=True)}" for key, value in {**named, **overrides}.items()])
+    config = composed(arguments({**named, **overrides}))
     plan = preflight(config)
     ended: list[Path] = []
 

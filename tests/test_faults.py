@@ -59,7 +59,7 @@ def trial_of(tmp_path, monkeypatch, errors):
         yield
 
     monkeypatch.setattr(trainable, "run", begin)
-    monkeypatch.setattr(trainable, "_evaluation", lambda *arguments: None)
+    monkeypatch.setattr(trainable, "kept", lambda *arguments: None)
     trial = trainable.GimTrial.__new__(trainable.GimTrial)
     one = member("vae")
     (tmp_path / "config.yaml").touch()

@@ -154,7 +154,7 @@ def test_a_run_that_is_none_is_refused(tmp_path):
 @pytest.mark.slow
 def test_the_documentations_blocks_run_one_after_the_other(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     script = "\n".join(blocks) + "\nprint('front', len(run.front().rows), 'trials', len(run.trials))\n"
     script += "try:\n    run.member('zz')\nexcept ValueError as error:\n    print(error)\n"
     script += "try:\n    run.figure('none')\nexcept ValueError as error:\n    print(error)\n"
@@ -162,7 +162,7 @@ def test_the_documentations_blocks_run_one_after_the_other(tmp_path):
     done = subprocess.run(
         [sys.executable, "script.py"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(DOCS.parents[1])},
+        env={**os.environ, "PYTHONPATH": str(DOCS.parents[1]), "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=900,

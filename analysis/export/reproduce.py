@@ -96,6 +96,11 @@ def _model(name: str, stated: Mapping[str, Any]) -> Any:
     return name
 
 
+def arguments(given: Mapping[str, Any]) -> list[str]:
+    """Keys with their values as they stand on the command line."""
+    return [f"{key}={override(value, quoted=True)}" for key, value in given.items()]
+
+
 def override(value: Any, *, quoted: bool = False) -> str:
     """A value in the grammar of the command line's overrides.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from gimtune.algebra.objective import Objective, Parameters
 from gimtune.data import Dataset
+from gimtune.metrics import features
 from gimtune.metrics.features import Features
 from gimtune.metrics.measures import columns, find
 from gimtune.metrics.pictures import pictures
@@ -139,6 +142,23 @@ class Evaluation:
         view = self.view(objective, parameters, member, "validation")
         means = view.drawn(count=count).mu[:, : view.encoder.coded(view.latent_dim)]
         return means, self.data.labels["validation"][:count]
+
+
+_evaluations: dict[tuple[str, str], Evaluation] = {}
+
+
+def kept(data: Dataset, folder: Path, settings: Mapping[str, Any], device: torch.device) -> Evaluation:
+    """A process' own, made for the first member and kept for all others of these data and settings.
+
+    Args:
+        folder: of the run, where a feature network that was made for it is.
+        settings: of the measurements, a member's ``metrics``.
+    """
+    cached = (data.digest, json.dumps(dict(settings), sort_keys=True))
+    if cached not in _evaluations:
+        network = features.load(data, settings, folder, device, keep=True)
+        _evaluations[cached] = Evaluation(data, network, device)
+    return _evaluations[cached]
 
 
 def _enter(row: dict[str, Any], split: str, key: str, estimate: Estimate) -> None:

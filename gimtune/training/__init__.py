@@ -1,7 +1,7 @@
 """Members as one program: packs, their train steps, checkpoints. Knows neither metrics nor Ray."""
 
 from gimtune.training.adam import Adam
-from gimtune.training.checkpoints import reached, save
+from gimtune.training.checkpoints import adopt, reached, save
 from gimtune.training.device import Resident, default_device, made_by, precision
 from gimtune.training.loop import Rows, run
 from gimtune.training.pack import FORMAT, Fellow, Pack, pack_name
@@ -13,6 +13,7 @@ __all__ = [
     "Pack",
     "Resident",
     "Rows",
+    "adopt",
     "default_device",
     "made_by",
     "pack_name",

@@ -5,6 +5,7 @@ They stand behind evaluations, and where a pack was asked to stop, within an epo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import torch
 
 from gimtune.files import replacing
-from gimtune.training.pack import FORMAT
+from gimtune.training.pack import FORMAT, pack_name
+from gimtune.vocabulary import Member
 
 _KEPT = 2
+#: Numbers of a member that its training may go on with others of.
+_FREE = frozenset({"weight", "restrictions", "seed", "learning_rate", "beta1", "prior"})
 #: Where a pack was stopped between two evaluations.
 _BETWEEN = "between.pt"
 
@@ -58,3 +62,25 @@ def keep(state: dict[str, Any], checkpoints: Path) -> None:
 def keep_between(state: dict[str, Any], checkpoints: Path) -> None:
     """Write the state of a pack that stands between two evaluations, beside the others."""
     save(state, checkpoints / _BETWEEN)
+
+
+def adopt(folder: Path, before: Member, after: Member) -> None:
+    """Make what a lone member has come to, in a run's folder, what another goes on from: weights, moments and course.
+
+    Raises:
+        ValueError: they differ in more than weights, seed, Adam's rates and the prior's numbers, or there is nothing.
+    """
+    one, other = json.loads(before.to_json()), json.loads(after.to_json())
+    kinds = [(m.prior["name"], [term[:2] for term in m.restrictions]) for m in (before, after)]
+    others = [key for key in sorted(one.keys() | other.keys()) if key not in _FREE and one.get(key) != other.get(key)]
+    if others or kinds[0] != kinds[1]:
+        key = others[0] if others else "prior"
+        raise ValueError(f"a member cannot go on from the weights of one with another {key}")
+    state = newest(folder / "packs" / pack_name([before]), lambda text: None)
+    if state is None:
+        raise ValueError(f"{before.trial}: there is no checkpoint to go on from")
+    names = {before.trial: after.trial}
+    state["members"] = [names[trial] for trial in state["members"]]
+    for key in ("seconds", "trained", "courses", "best_rows"):
+        state[key] = {names.get(trial, trial): value for trial, value in state[key].items()}
+    keep(state, folder / "packs" / pack_name([after]))

@@ -77,9 +77,12 @@ def taken_over(
         run = here("reuse", named).resolve()
         offer = _offer(named, run, left, data)
         if not offer.why:
-            # what is trained here will be compared by the first run's features
-            network = network or _features(members[0], data, run)
-            offer = _of_features(offer, network)
+            try:
+                # what is trained here will be compared by the first run's features
+                network = network or _features(members[0], data, run)
+                offer = _of_features(offer, network)
+            except ValueError as error:
+                offer = offer._replace(why=str(error))
         if offer.why:
             notes.append(f"reuse={named}: nothing is taken over: {offer.why}")
             continue

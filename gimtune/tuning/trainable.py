@@ -18,7 +18,7 @@ from ray.tune import PlacementGroupFactory
 
 from gimtune import parts
 from gimtune.data import Dataset
-from gimtune.metrics import Evaluation, features
+from gimtune.metrics.evaluation import kept
 from gimtune.results.environment import fingerprint
 from gimtune.training import Rows, default_device, made_by, pack_name, run
 from gimtune.tuning.attempts import Attempts
@@ -29,16 +29,6 @@ from gimtune.vocabulary import ENDED, METRICS, Direction, Member, Status
 
 #: What ends every pack alike, and is no pack's fault.
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_evaluations: dict[tuple[str, str], Evaluation] = {}
-
-
-def _evaluation(data: Dataset, folder: Path, settings: dict[str, Any], device: torch.device) -> Evaluation:
-    """The worker's own, made at its first trial and kept over all others."""
-    cached = (data.digest, json.dumps(settings, sort_keys=True))
-    if cached not in _evaluations:
-        network = features.load(data, settings, folder, device, keep=True)
-        _evaluations[cached] = Evaluation(data, network, device)
-    return _evaluations[cached]
 
 
 class GimTrial(tune.Trainable):
@@ -94,7 +84,7 @@ class GimTrial(tune.Trainable):
             raise FileNotFoundError(f"{platform.node()} does not share the run folder {self._folder}")
         self._attempts.count()
         parts.load(self._plugins, expected=self._plugins)
-        evaluation = _evaluation(self._data, self._folder, dict(self._members[0].metrics), self._device)
+        evaluation = kept(self._data, self._folder, dict(self._members[0].metrics), self._device)
         pack = self._attempts.folder
         return run(
             self._members,

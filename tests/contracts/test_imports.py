@@ -16,14 +16,14 @@ ORDER = (
     ("metrics",),
     ("study", "analysis"),
     ("testing", "register"),
-    ("tuning",),
+    ("tuning", "tune"),
     ("api",),
     ("__main__", "__init__"),
 )
 HEIGHT = {room: height for height, rooms in enumerate(ORDER) for room in rooms}
 #: Libraries that are allowed in these places alone, and places that they are kept out of.
 ONLY = {
-    "ray": {"tuning"},
+    "ray": {"tuning", "tune"},
     "optuna": {"tuning"},
     "hydra": {"study.composition", "study.completion", "__main__"},
     "omegaconf": {"study.composition", "__main__"},
