@@ -85,14 +85,24 @@ def test_training_is_not_lost_with_a_measurement_that_is_cut_off(small, tmp_path
     assert told(rows) == undisturbed
 
 
+@pytest.fixture
+def foreground():
+    """Signals as a terminal leaves them: whoever runs the tests may ignore some."""
+    ours = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in ours.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT])
-def test_a_first_signal_is_a_first_interrupt(number):
+def test_a_first_signal_is_a_first_interrupt(number, foreground):
     with pytest.raises(Interrupted) as raised, Interruption():
         signal.raise_signal(number)
     assert raised.value.code == 128 + number
 
 
-def test_signals_are_noted_while_somebody_looks_and_ctrl_c_ends_it_the_second_time():
+def test_signals_are_noted_while_somebody_looks_and_ctrl_c_ends_it_the_second_time(foreground):
     before = signal.getsignal(signal.SIGTERM)
     with Interruption() as interruption:
         interruption.noted = True

@@ -449,7 +449,9 @@ def test_a_damaged_store_is_refused_on_resume(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(configuration.dump(configuration.load([])))
     (tmp_path / "study.db").write_text("no database" * 100)
     assert main([f"resume={tmp_path}"]) == 2
-    assert "not a results store" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "study.db is damaged (file is not a database)" in said
+    assert "repair" in said
 
 
 def test_weights_that_are_none_are_refused_before_ray(tmp_path, capsys, monkeypatch):

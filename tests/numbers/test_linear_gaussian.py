@@ -261,7 +261,7 @@ def measured():
 def test_rows_of_the_evaluation(measured, split, prefix):
     row, x = measured[0], measured[1][split]
     # a log-likelihood is measured once, at the end
-    assert {key.removeprefix("test_") for key in row["reasons"]} <= {"log_px", "classes_covered"}
+    assert {key.removeprefix("test_") for key in row["reasons"]} <= {"log_px", "classes_covered", "energy"}
     assert "test_log_px" not in row["reasons"]
     values = {key: row[prefix + key] for key in ("likelihood_x", "restriction", "loss", "mi_q", "mi_gap")}
     mean, covariance = x.mean(0), np.cov(x.T, bias=True)
