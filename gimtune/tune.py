@@ -37,7 +37,7 @@ from gimtune.study.composition import load
 from gimtune.study.data import check_data, load_data
 from gimtune.study.messages import ConfigError
 from gimtune.study.resolve import member, members, whole_space
-from gimtune.study.schema import SWEPT, Config
+from gimtune.study.schema import SECTIONS, SWEPT, Config
 from gimtune.training import Rows, adopt, default_device, made_by, run
 from gimtune.vocabulary import ENDED, Member
 
@@ -125,7 +125,7 @@ def chosen(config: Config, given: Mapping[str, Any]) -> Member:
     known = _parts(whole)
     given = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()}
     for key, value in given.items():
-        if key not in known and key not in {*whole, *SWEPT}:
+        if key not in known and key not in {*whole, *SWEPT} and key.partition(".")[0] not in SECTIONS:
             raise ConfigError(f"{key}: no part of this space; there are {', '.join(dict.fromkeys([*known, *whole]))}")
         kind, content = known.get(key, ("", []))
         if not kind or (kind in spaces.LISTS and value not in spaces.labels(content)):

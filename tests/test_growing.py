@@ -272,6 +272,11 @@ def test_runs_of_other_weights_compare(earlier, tmp_path):
     assert [m["models"] for m in (settings(tmp_path / "out"),)] == [["vae", "wae_mmd"]]
 
 
+def test_networks_compare_where_they_were_swept(earlier, tmp_path):
+    other = _new_run(planned(tmp_path, SEEDS, "space.network.hidden={grid: [[16], [24]]}"))
+    assert merge([earlier, other], tmp_path / "out")[1].endswith("; 4 not ended, left out")
+
+
 def test_what_cannot_be_merged_is_refused(earlier, later, old, tmp_path):
     (tmp_path / "there").mkdir()
     for runs, out, why in (

@@ -79,6 +79,16 @@ def test_a_space_has_a_domain_for_every_part_under_any_condition():
             assert one.prior["scale"] == config["prior.scale"]
 
 
+def test_layers_can_be_swept():
+    swept = {"space.network": {"hidden": {"grid": [[32], [16, 8]]}, "activation": {"grid": ["relu", "elu"]}}}
+    found = gimtune.tune.space(models=["vae"], **{"space.weight": 1, "space.prior": "normal", "space.seed": 0}, **swept)
+    assert {*found} == {"network.hidden", "network.activation"}
+    options = f"space.network={swept['space.network']}".replace("'", "")
+    study = load(["models=[vae]", "space.weight=1", "space.prior=normal", "space.seed=0", options])
+    one = chosen(study, {"network.hidden": found["network.hidden"].categories[1], "network.activation": "elu"})
+    assert one.network == {"name": "mlp", "hidden": [16, 8], "activation": "elu"}
+
+
 def test_the_same_values_are_the_same_member_as_in_a_study():
     study = load(["models=[vae]", "space.weight={grid: [0.1, 1]}", "space.seed=0", "space.prior=normal"])
     assert [chosen(study, {"weight": w}).trial for w in (0.1, 1)] == [one.trial for one in members(study)]
@@ -87,6 +97,10 @@ def test_the_same_values_are_the_same_member_as_in_a_study():
 def test_domains_of_ones_own_replace_parts():
     study = load(["models=[vae]", "space.weight={grid: [0.1, 1]}", "space.prior=normal"])
     assert chosen(study, {"weight": 0.37, "seed": np.int64(5), "latent_dim": 3}).weight == 0.37
+    wide = chosen(study, {"weight": 1, "seed": 0, "network.width": 24, "network.depth": np.int64(1)})
+    assert (wide.network["width"], wide.network["depth"]) == (24, 1)
+    with pytest.raises(gimtune.ConfigError, match=r"network\.wdith"):
+        chosen(study, {"weight": 1, "seed": 0, "network.wdith": 24})
     per = load(["models=[vae,ae]", "space.weight={per: model, default: {grid: [0.1, 1]}}", "space.prior=normal"])
     assert chosen(per, {"model": "vae", "weight.vae": 0.37, "seed": 0}).weight == 0.37
     with pytest.raises(gimtune.ConfigError, match=r"wieght: no part of this space; there are model"):

@@ -21,6 +21,8 @@ from gimtune.vocabulary import ENDED, METRICS, Member, Status
 
 #: What the members of one run have in common, since their numbers compare by it.
 _COMMON = ("data.", "metrics.", "network.", "critic.", "plugins.", "watched.", "epochs", "evaluate_every", "patience")
+#: Of these, what a study may sweep: then it is a setting as others are.
+_SWEPT = ("network.", "critic.")
 #: The same of their rows: which images were compared, by what.
 _MEASURED = ("fid_features", "fid_reference")
 #: The same of the runs, where they say it.
@@ -97,7 +99,8 @@ def _apart(one: _Run, other: _Run) -> str:
             return _says(key, {b}, {a})
     here, there = (values(run.members) for run in (one, other))
     for key in sorted(here.keys() & there.keys()):
-        if key.startswith(_COMMON) and here[key] != there[key]:
+        swept = key.startswith(_SWEPT) and max(len(here[key]), len(there[key])) > 1
+        if key.startswith(_COMMON) and here[key] != there[key] and not swept:
             return _says(key, there[key], here[key])
     for key in _MEASURED:
         seen = [{str(row[key]) for row in run.rows if row.get(key)} for run in (one, other)]
