@@ -44,6 +44,7 @@ SENSE = {
     "budget.epochs": ["1", "60", "5"],
     "budget.evaluate_every": ["1", "20", "100"],
     "budget.patience": ["null", "1", "5"],
+    "budget.measure": ["all", "objectives"],
     "budget.restore": ["loss", "objectives", "last"],
     "training.learning_rate": ["0.001", "1e-3", "1"],
     "training.beta1": ["0", "0.5", "0.999"],

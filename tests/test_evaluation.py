@@ -13,7 +13,7 @@ from helpers import member, numbers
 
 from gimtune.metrics import Evaluation
 from gimtune.results.pareto import front
-from gimtune.training import Pack
+from gimtune.training import Pack, run
 from gimtune.vocabulary import LATE, METRICS
 
 
@@ -234,3 +234,25 @@ def test_factors_have_a_probe_each_and_a_mean(small, pack):
 
 def pack_row(evaluation, pack):
     return evaluation.measure(pack.objective, pack.one(0), pack.members[0], ("validation",))
+
+
+def test_before_its_end_a_member_may_be_measured_by_the_objectives_alone(small):
+    watched = {"fid": "min", "probe_codes": "max"}
+    settings = {**member().metrics, "ruler": "end"}
+    whole, some = (
+        [*run([member("aae", epochs=2, watched=watched, metrics=settings | more)], small)]
+        for more in ({}, {"measure": "objectives"})
+    )
+    (before,), (last,) = some
+    reasons = json.loads(before["reasons"])
+    for key in ("fid", "fid_se", "probe_codes", "probe_codes_se", "loss", "loss_se", "fid_worst"):
+        assert before[key] == whole[0][0][key], key
+    for key in ("mi_noised", "kid", "recon_fid", "latent_js", "fid_expost"):
+        assert math.isnan(before[key]), key
+        assert reasons[key] == "measured when a member ends (budget.measure)", key
+    # at its end all of it is there, and is what it would have been
+    clocks = {"seconds", "examples_per_second"}
+    known = {key: value for key, value in whole[-1][0].items() if key not in clocks}
+    numbers = {key for key, value in known.items() if value == value}
+    assert {key: last[key] for key in numbers} == {key: known[key] for key in numbers}
+    assert {key for key in known if last[key] != last[key]} == {*known} - numbers

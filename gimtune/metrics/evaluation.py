@@ -17,9 +17,23 @@ from gimtune.metrics import features
 from gimtune.metrics.features import Features
 from gimtune.metrics.measures import columns, find
 from gimtune.metrics.pictures import pictures
-from gimtune.metrics.view import Estimate, Memory, View
+from gimtune.metrics.view import Estimate, Memory, View, undefined
 from gimtune.training import Fellow, Pack, Resident
 from gimtune.vocabulary import LATE, METRICS, Member
+
+#: Why a metric is not measured before a member's end, where its study says so.
+_LATER = "measured when a member ends (budget.measure)"
+#: Beside the objectives: what levelling off and the way back to the best weights look at, and a front's corner.
+_ALWAYS = ("loss", "fid_worst", "probe_chance")
+
+
+def early(member: Member) -> list[str]:
+    """Columns that are measured at evaluations before a member's end."""
+    every = columns(member)
+    if member.metrics.get("measure", "all") == "all":
+        return every
+    wanted = {find(key, member).name for key in (*member.watched, *_ALWAYS) if key in every}
+    return [key for key in every if find(key, member).name in wanted]
 
 
 class Evaluation:
@@ -66,8 +80,9 @@ class Evaluation:
         for split in splits:
             whose = objective, parameters, member, split, self.data, self.network, once, kept, find
             view = View(*whose, fellows=fellows, final=final)
+            now = columns(member) if final else early(member)
             for key in columns(member):
-                _enter(row, split, key, view.estimate(key))
+                _enter(row, split, key, view.estimate(key) if key in now else undefined(_LATER))
         row["fid_features"] = self.network.name
         row["fid_samples"], row["fid_reference_samples"] = view.count, len(self.data.images[splits[0]])
         row["fid_reference"] = self.data.dataset.reference
@@ -90,8 +105,9 @@ class Evaluation:
         once = {} if once is None else once
         whose = objective, parameters, member, "validation", self.data, self.network, once, self._kept, find
         view = View(*whose, fellows=fellows)
+        known = {*early(member)} - LATE
         for key in columns(member):
-            if key in LATE:
+            if key not in known:
                 row["reasons"].pop(key, None)
                 _enter(row, "validation", key, view.estimate(key))
         return row

@@ -266,7 +266,8 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
             above=True,
         ),
         shuffle_seed=config.seed,
-        metrics=config.metrics.model_dump(),
+        # a member that is measured in full is the one that it was before there was a choice
+        metrics=config.metrics.model_dump() | ({"measure": way} if (way := config.budget.measure) != "all" else {}),
         patience=config.budget.patience,
         restore=str(restore),
         watched=dict(config.objectives),

@@ -37,6 +37,9 @@ class Budget(_Section):
         "objectives for models whose loss is a game with a critic; objectives: those of the last evaluation that no "
         "earlier one beats in all of them; last: the last"
     )
+    measure: Literal["all", "objectives"] = Field(
+        description="at evaluations before a member's end: all metrics, or the objectives and the loss alone"
+    )
 
 
 class Training(_Section):
