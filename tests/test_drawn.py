@@ -110,6 +110,13 @@ SENSE = {
         "{fid: null, kid: min}",
         "{energy: min}",
     ],
+    "constraints": [
+        "{}",
+        "{probe_codes: {min: 0.8}}",
+        "{fid: {min: 2, max: 1}}",
+        "{latent_js: {max: 0.1}}",
+        "{a: {min: 1}}",
+    ],
     "checkpoints": ["front", "all"],
     "storage_path": ["results", "/proc/nowhere", "../up", "s3://bucket/x"],
     "dry_run": ["true"],

@@ -140,6 +140,23 @@ def test_the_weights_that_stay_are_those_of_each_models_front(rows, known, tmp_p
     shutil.rmtree(run)
 
 
+def test_an_infeasible_member_takes_no_feasible_ones_weights(tmp_path):
+    (tmp_path / "members").mkdir()
+    rows = [
+        {"trial": name, "status": "done", "epoch": 1, "fid": fid, "probe_codes": accuracy, "fid_features": "a"}
+        | {"checkpoint": f"members/{name}.pt"}
+        for name, fid, accuracy in (("worse", 9.0, 0.81), ("better", 1.0, 0.7), ("best", 0.5, 0.75), ("last", 8.0, 0.9))
+    ]
+    for one in rows:
+        (tmp_path / one["checkpoint"]).touch()
+    with Store(tmp_path / "study.db", create=True) as store:
+        store.annotate(constraints=json.dumps({"probe_codes": {"min": 0.8}}))
+        store.plan({"trial": one["trial"], "model": "vae", "data": "digits"} for one in rows)
+        store.report(rows)
+        Retention(store, tmp_path, {"fid": "min", "probe_codes": "max"})
+    assert {path.stem for path in (tmp_path / "members").iterdir()} == {"best", "last"}
+
+
 def namespace() -> bool:
     """Whether this user may mount a file system that is seen by a process and its children alone."""
     try:

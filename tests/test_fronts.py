@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from gimtune.analysis import front
 from gimtune.analysis.statistics.attainment import attainment, attainment_difference, configuration, mean_front
+from gimtune.results.constraints import marked
 from gimtune.results.pareto import collapsed, contributions, dominance_rank, fronts_by
 
 KEYS = ["fid", "probe_codes", "mi_q"]
@@ -358,3 +359,27 @@ def test_sizes_of_codes_that_a_study_asks_for_share_a_front():
     assert best.rows["latent_dim"].tolist() == [4, 8]
     # a study of nothing but images has a front of these
     assert len(front(alike(latent_dim=64, assignment=asked[1])).points) == 3
+
+
+@given(values=points, bound=st.integers(0, 5).map(float), keys=two_or_three)
+def test_infeasible_members_are_on_no_front_and_are_counted(values, bound, keys):
+    trials = frame(values)
+    bounds = {"probe_codes": {"min": bound}, "mi_q": {"max": 4.0}}
+    whole = front(marked(trials, bounds), keys)
+    feasible = trials[(trials["probe_codes"] >= bound) & (trials["mi_q"] <= 4)]
+    alone = front(feasible, keys)
+    assert whole.rows.index.tolist() == alone.rows.index.tolist()
+    assert whole.hypervolume == pytest.approx(alone.hypervolume, nan_ok=True)
+    without = sum(np.isfinite(row).all() for row in trials.drop(feasible.index)[list(keys)].to_numpy(dtype=float))
+    assert sum(count for why, count in whole.left_out.items() if why.startswith("infeasible (")) == without
+
+
+def test_why_a_member_is_infeasible_is_said():
+    trials = frame([(1.0, 0.5, 9.0), (2.0, 0.9, 1.0), (1.5, math.nan, 1.0)])
+    why = marked(trials, {"probe_codes": {"min": 0.8}, "mi_q": {"max": 4.0}})["infeasible"].tolist()
+    assert why == [
+        "infeasible (probe_codes below 0.8 and mi_q above 4)",
+        None,
+        "infeasible (probe_codes below 0.8)",
+    ]
+    assert "infeasible" not in marked(trials, {})

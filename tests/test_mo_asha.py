@@ -564,3 +564,46 @@ assert not {"ray", "torch", "optuna", "pandas"} & set(sys.modules)
     assert runs[0] == runs[1]
     assert "True" in runs[0]
     assert "False" in runs[0]
+
+
+CONSTRAINED = {"probe_codes": {"min": 0.8}}
+
+
+@pytest.mark.parametrize("priority", ["epsilon_net", "scalarisation"])
+def test_infeasible_members_stand_behind_feasible_ones(priority):
+    objectives = {"fid": "min", "probe_codes": "max"}
+    rungs = Rungs(objectives, max_epochs=9, grace=3, reduction=2, priority=priority, constraints=CONSTRAINED)
+    assert rungs.report("first", 3, {"fid": 50.0, "probe_codes": 0.85})
+    # it dominates nobody and nobody dominates it: on the front, were it feasible
+    assert not rungs.report("beyond", 3, {"fid": 1.0, "probe_codes": 0.5})
+    # feasible ones are judged as if the infeasible were not there, but as one of four
+    assert rungs.report("better", 3, {"fid": 40.0, "probe_codes": 0.9})
+    assert rungs.recorded[3]["beyond"] == (1.0, 0.5)
+
+
+def test_where_nobody_is_feasible_the_nearest_go_on():
+    rungs = Rungs({"fid": "min", "probe_codes": "max"}, max_epochs=9, grace=3, reduction=2, constraints=CONSTRAINED)
+    accuracies = [0.5, 0.3, 0.7, 0.2, 0.75, 0.6]
+    going = [rungs.report(f"m{i}", 3, {"fid": float(i), "probe_codes": a}) for i, a in enumerate(accuracies)]
+    # place among those so far, at most half of them; the first has nobody to be compared with
+    places = [sorted(accuracies[: i + 1], reverse=True).index(a) + 1 for i, a in enumerate(accuracies)]
+    assert going == [i == 0 or place <= (i + 1) // 2 for i, place in enumerate(places)]
+
+
+def test_a_constraint_without_a_value_is_behind_all():
+    rungs = Rungs({"fid": "min", "mi_q": "max"}, max_epochs=9, grace=3, reduction=1.5, constraints=CONSTRAINED)
+    assert rungs.report("a", 3, {"fid": 2.0, "mi_q": 1.0, "probe_codes": 0.1})
+    assert not rungs.report("b", 3, {"fid": 1.0, "mi_q": 2.0, "probe_codes": None})
+    assert rungs.report("c", 3, {"fid": 9.0, "mi_q": 0.0, "probe_codes": 0.2})
+
+
+def test_constraints_that_all_keep_change_no_decision():
+    source = np.random.default_rng(0)
+    plain, bound = (
+        Rungs({"fid": "min", "probe_codes": "max"}, max_epochs=27, grace=1, constraints=constraints)
+        for constraints in (None, {"fid": {"max": 2.0}})
+    )
+    for i in range(200):
+        values = {"fid": source.random(), "probe_codes": source.random()}
+        epoch = int(source.choice([1, 3, 9]))
+        assert plain.report(f"m{i}", epoch, values) == bound.report(f"m{i}", epoch, values)

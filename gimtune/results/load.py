@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import yaml
 
+from gimtune.results.constraints import marked, stated
 from gimtune.results.pareto import OBJECTIVES
 from gimtune.results.store import EARLIER, RENAMED, Store
 from gimtune.results.varied import varied, with_varied
@@ -113,7 +114,10 @@ def load(run: Path | str, *, reports: bool = True) -> Study:
     unknown = sorted({str(s) for s in trials["status"]} - set(Status))
     if unknown:
         raise ValueError(f"{path}: status {unknown[0]!r} is none of {', '.join(Status)}")
-    trials = with_varied(trials)
+    try:
+        trials = marked(with_varied(trials), stated(meta))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return Study(run, meta, trials, evaluations, varied(trials))
 
 

@@ -26,7 +26,7 @@ _SWEPT = ("network.", "critic.")
 #: The same of their rows: which images were compared, by what.
 _MEASURED = ("fid_features", "fid_reference")
 #: The same of the runs, where they say it.
-_STATED = ("objectives", "data_digest")
+_STATED = ("objectives", "constraints", "data_digest")
 #: Facts about one course of one run.
 _OWN = ("started", "epochs_before", "first_row_seconds", "reused", "config")
 #: Of a member that several runs have, the row that says most.

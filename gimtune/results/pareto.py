@@ -13,6 +13,7 @@ import moocore
 import numpy as np
 import pandas as pd
 
+from gimtune.results.constraints import INFEASIBLE
 from gimtune.results.store import reasons
 from gimtune.vocabulary import ALIKE, METRICS, Direction, Status
 
@@ -108,7 +109,7 @@ def front(
     only: Mapping[str, str] | None = None,
     reference: Mapping[str, float] | None = None,
 ) -> Front:
-    """Pareto front of the finished members; early-stopped ones are finished.
+    """Pareto front of the finished members; early-stopped ones are finished, infeasible ones are on none.
 
     Args:
         trials: rows as of `gimtune.results.load.load`; may be empty.
@@ -286,6 +287,9 @@ def _front(
     reference: Mapping[str, float],
 ) -> Front:
     why = why_left_out(trials, list(objectives), only)
+    if INFEASIBLE in trials:
+        beyond = (reason if isinstance(reason, str) else None for reason in trials[INFEASIBLE])
+        why = [w or reason for w, reason in zip(why, beyond, strict=True)]
     points = trials[np.array([w is None for w in why], dtype=bool)]
     values = points[list(objectives)].to_numpy(dtype=float)
     maximise = _maximised(objectives)

@@ -28,7 +28,7 @@ _PARTS = ("prior", "data", "network")
 _ALIKE = re.compile(r',"seed":\d+|,"restrictions":\[(?:\["\w+","\w+",[^]["]+\],?)*\]|,"weight":[-+.\w]+(?=}$)')
 #: Keys whose default is the model's: they vary if they do among members of one model.
 _OF_MODEL = frozenset({"restore", "sigma_start"})
-_MADE = frozenset({"run", "collapsed", "on_front", "configuration", "flagged"})
+_MADE = frozenset({"run", "collapsed", "on_front", "configuration", "flagged", "infeasible"})
 #: Whole numbers beyond it are no floats.
 _LARGEST = 2**53
 

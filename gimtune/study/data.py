@@ -55,9 +55,11 @@ def _check_images(config: Config, data: Dataset) -> None:
         )
     if data.classes > 1:
         return
-    if asked := sorted(LABELLED & set(config.objectives)):
+    for section in ("objectives", "constraints"):
+        if not (asked := sorted(LABELLED & set(getattr(config, section)))):
+            continue
         raise ConfigError(
-            f"objectives.{asked[0]}: {name} has no labels, so that it is not measured; mi_noised, which needs none, is"
+            f"{section}.{asked[0]}: {name} has no labels, so that it is not measured; mi_noised, which needs none, is"
         )
     if config.metrics.fid_features == "classifier":
         raise ConfigError(f"metrics.fid_features=classifier: {name} has no labels; allowed are random, inception")

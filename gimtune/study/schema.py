@@ -12,8 +12,8 @@ from pydantic.fields import FieldInfo
 
 from gimtune.results import mirror
 from gimtune.study import space
-from gimtune.study.messages import ConfigError, allowed, close
-from gimtune.vocabulary import FITTED, LATE, METRICS, Direction
+from gimtune.study.measured import check_constraints, check_objectives
+from gimtune.study.messages import ConfigError, close
 
 #: Samplers that decide as results come in.
 SEQUENTIAL = ("tpe", "nsga2", "gp")
@@ -203,6 +203,13 @@ class Ray(_Section):
         return value
 
 
+class Bound(_Section):
+    """What a metric is to be at least, at most, or both."""
+
+    min: float | None = None
+    max: float | None = None
+
+
 class Config(_Section):
     """A study, as its file and the command line say it."""
 
@@ -227,6 +234,10 @@ class Config(_Section):
     objectives: dict[str, Literal["min", "max"]] = Field(
         description="of the Pareto front, with directions; null takes one out"
     )
+    constraints: dict[str, Bound] = Field(
+        default_factory=dict,
+        description="bounds of metrics, METRIC: {min: ..., max: ...}; members beyond are infeasible, and on no front",
+    )
     storage_path: str = Field(description="folder for the runs, or s3://BUCKET/PREFIX for copies of them")
     checkpoints: Literal["front", "all"] = Field(
         description="whose weights are kept: each model's non-dominated members', or all"
@@ -248,6 +259,11 @@ class Config(_Section):
     @classmethod
     def _given(cls, value: Any) -> Any:
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value
+
+    @property
+    def bounds(self) -> dict[str, dict[str, float]]:
+        """Its constraints, by metric and ``min`` or ``max``."""
+        return {metric: bound.model_dump(exclude_none=True) for metric, bound in self.constraints.items()}
 
 
 #: Sections that take the options of a part beside their own keys.
@@ -284,25 +300,14 @@ def validated(content: Any) -> Config:
         config = Config.model_validate(content)
     except ValidationError as error:
         raise ConfigError("\n".join(message_of(e) for e in error.errors()[:2])) from None
-    for metric, direction in config.objectives.items():
-        _check_objective(metric, direction)
-    if len(config.objectives) < 2:
-        raise ConfigError(f"objectives={config.objectives}: a front needs two or more")
     for key, value in config.space.items():
         try:
             space.check(f"space.{key}", value, lists=key in SECTIONS)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-    if config.metrics.ruler == "never" and (without := sorted(FITTED & set(config.objectives))):
-        raise ConfigError(
-            f"objectives.{without[0]} with metrics.ruler=never: it is not measured; allowed are end, always"
-        )
-    late = sorted(LATE & set(config.objectives))
-    if late and config.scheduler.name != "fifo" and config.metrics.ruler == "end":
-        raise ConfigError(
-            f"objectives.{late[0]} with scheduler={config.scheduler.name}: it is measured when a member ends; "
-            "metrics.ruler=always measures it at every evaluation"
-        )
+    asked = config.metrics.ruler, config.scheduler.name
+    check_objectives(config.objectives, *asked)
+    check_constraints(config.bounds, *asked)
     if config.search.sampler != "grid" and config.search.trials is None:
         raise ConfigError(f"search.trials=null: search.sampler={config.search.sampler} needs a number of members")
     if config.search.warm_start is not None and config.search.sampler not in SEQUENTIAL:
@@ -348,17 +353,11 @@ def message_of(error: Any) -> str:
     if error["type"] == "missing":
         return f"{key}: missing"
     rule = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] == "model_type":
+        rule = "should be a mapping of keys"
     if error["type"] == "string_pattern_mismatch":
         rule = "should be letters, digits, '_', '.' and '-', 64 at most"
     return f"{key}={error['input']!r}: {rule}"
-
-
-def _check_objective(metric: str, direction: str) -> None:
-    if metric not in METRICS:
-        raise ConfigError(f"objectives.{metric}: unknown metric; {allowed(metric, METRICS)}")
-    own = METRICS[metric].direction
-    if own not in (Direction.NONE, direction):
-        raise ConfigError(f"objectives.{metric}={direction}: the metric is better at its {own}; allowed is {own}")
 
 
 def unknown(key: str) -> str:

@@ -122,6 +122,7 @@ def fill(plan: Plan, run: Path) -> None:
             name=config.name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             objectives=json.dumps(dict(config.objectives)),
+            constraints=json.dumps(config.bounds),
             # a search's are not planned yet; whoever asks for its status has to know
             members=str(plan.total),
             epochs=str(config.budget.epochs),

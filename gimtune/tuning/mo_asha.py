@@ -20,6 +20,7 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
+from gimtune.results.constraints import Bounds, violation
 from gimtune.vocabulary import Direction
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ class Rungs:
             evenly from the simplex for each member: a hash of ``seed`` and its name. They neither change from rung to
             rung nor depend on who came first, so a member is always judged by the trade-off it was dealt.
         seed: of the weights.
+        constraints: bounds of metrics. A member beyond them stands behind all feasible ones, and among its like by how
+            far beyond it is: it goes on only where its place is high enough, so that a bound which nobody keeps yet
+            stops no more members than it has to.
 
     Attributes:
         epochs: the rungs, in epochs, ascending.
@@ -85,6 +89,7 @@ class Rungs:
         reduction: float = 3,
         priority: str = "epsilon_net",
         seed: int = 0,
+        constraints: Bounds | None = None,
     ) -> None:
         _check(len(objectives) > 0, "objectives", dict(objectives), "one metric or more")
         for metric, direction in objectives.items():
@@ -98,12 +103,13 @@ class Rungs:
         _check(_whole(seed) and seed >= 0, "seed", seed, "whole numbers from 0")
         # everything is minimised inside
         self._signs = {metric: -1.0 if d == Direction.MAX else 1.0 for metric, d in objectives.items()}
+        self._bounds = constraints or {}
         self._max_epochs, self._reduction, self._priority, self._seed = max_epochs, reduction, priority, seed
         self.epochs = tuple(_milestones(grace, reduction, max_epochs))
         self._clear()
 
     def _clear(self) -> None:
-        self._rungs = {epoch: _Rung(len(self._signs)) for epoch in self.epochs}
+        self._rungs = {epoch: _Rung(len(self._signs) + 1) for epoch in self.epochs}
         self._stopped: dict[str, int] = {}
 
     def report(self, member: str, epoch: int, values: Mapping[str, float | None]) -> bool:
@@ -124,9 +130,11 @@ class Rungs:
         if not new:
             return True
         row = [_minimised(values.get(metric), sign) for metric, sign in self._signs.items()]
+        row.append(violation(self._bounds, values))
         for rung in new:
             self._rungs[rung].append(member, row)
-        if epoch >= self._max_epochs or goes_on(self._rungs[new[-1]].rows(), self._reduction, self._weights(member)):
+        seen = self._rungs[new[-1]].rows()
+        if epoch >= self._max_epochs or goes_on(seen[:, :-1], self._reduction, self._weights(member), seen[:, -1]):
             return True
         self._stopped[member] = new[-1]
         return False
@@ -151,7 +159,7 @@ class Rungs:
         """By rung (epochs) and member, the objectives' values in their own directions; in the order of arrival."""
         signs = np.array(list(self._signs.values()))
         return {
-            epoch: dict(zip(rung.members, map(tuple, (rung.rows() * signs).tolist()), strict=True))
+            epoch: dict(zip(rung.members, map(tuple, (rung.rows()[:, :-1] * signs).tolist()), strict=True))
             for epoch, rung in self._rungs.items()
         }
 
@@ -176,18 +184,19 @@ def make_rungs(config: Config) -> Rungs:
         reduction=config.scheduler.reduction,
         priority=config.scheduler.priority,
         seed=config.seed,
+        constraints=config.bounds,
     )
 
 
 class _Rung:
-    """Members in the order of arrival, and their values, a growing buffer each objective.
+    """Members in the order of arrival, and their values: a growing buffer each objective, and one of what is violated.
 
     By column, because NumPy reduces over a long axis many times faster than over a short one.
     """
 
-    def __init__(self, objectives: int) -> None:
+    def __init__(self, columns: int) -> None:
         self.members: dict[str, None] = {}
-        self._columns = [array("d") for _ in range(objectives)]
+        self._columns = [array("d") for _ in range(columns)]
 
     def append(self, member: str, row: Iterable[float]) -> None:
         self.members[member] = None
@@ -198,7 +207,7 @@ class _Rung:
         return np.array([np.frombuffer(column) for column in self._columns]).T
 
 
-def goes_on(rows: Rows, reduction: float, weights: Rows | None = None) -> bool:
+def goes_on(rows: Rows, reduction: float, weights: Rows | None = None, violated: Rows | None = None) -> bool:
     """Whether the last of a rung's rows goes on: it is the first, on the front or high enough.
 
     High enough is a place, from 1 for the best, of at most ``floor(len(rows) / reduction)``. Rows that are not finite
@@ -211,9 +220,16 @@ def goes_on(rows: Rows, reduction: float, weights: Rows | None = None) -> bool:
         rows: (members, objectives), all minimised.
         reduction: inverse of the share that goes on.
         weights: (objectives,), to go by `scalarised_place`; without, by `fronts` and `farthest_first`.
+        violated: (members,), how far each is beyond the study's constraints, 0 within. Those beyond stand behind those
+            within, in this order (Deb et al. 2002, definition 1).
     """
     if len(rows) == 1:
         return True
+    if violated is not None and violated.any():
+        if violated[-1] > 0:
+            ahead = _finite(rows) & (violated < violated[-1])
+            return bool(_finite(rows)[-1]) and int(ahead.sum()) < math.floor(len(rows) / reduction)
+        rows = np.where(violated[:, None] > 0, math.nan, rows)
     finite = _finite(rows)
     # also in a rung where none is finite: n diverged members are no reason to spend epochs on one of them
     if not finite[-1]:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from gimtune.results.constraints import Bounds, marked, stated
 from gimtune.results.environment import fingerprint
 from gimtune.results.pareto import Front, front
 from gimtune.results.store import Store
@@ -70,7 +71,8 @@ class Recorder(Callback):
         store.annotate(started=f"{time.time():.3f}", epochs_before=str(self._before))
         self._points = frame[frame["status"].isin(ENDED)]
         self._new: list[dict[str, Any]] = []
-        self._front: Front | None = _front(self._points, objectives)
+        self._bounds = stated(store.meta)
+        self._front: Front | None = _front(self._points, objectives, self._bounds)
         self._latest: dict[tuple[str, str], float] = {}
         self._started = self._printed = time.monotonic()
         self._shown = -math.inf
@@ -161,7 +163,7 @@ class Recorder(Callback):
         if self._new:
             self._points = pd.concat([self._points, pd.DataFrame(self._new)], ignore_index=True)
             self._new = []
-            self._front = _front(self._points, self.objectives)
+            self._front = _front(self._points, self.objectives, self._bounds)
             if self._front is not None:
                 self._points = essential(self._front)
         return self._front
@@ -184,9 +186,9 @@ class Recorder(Callback):
             self.console.print(line, highlight=False, soft_wrap=True)
 
 
-def _front(points: pd.DataFrame, objectives: dict[str, str]) -> Front | None:
+def _front(points: pd.DataFrame, objectives: dict[str, str], bounds: Bounds) -> Front | None:
     needed = [column for column in (*METRICS, "fid_features", "data", "reasons") if column not in points]
     try:
-        return front(points.reindex(columns=[*points.columns, *needed]), objectives)
+        return front(marked(points.reindex(columns=[*points.columns, *needed]), bounds), objectives)
     except ValueError:
         return None  # the report at the end says why; a live table has no room for it

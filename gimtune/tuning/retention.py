@@ -11,6 +11,7 @@ from typing import Any
 from ray.tune import Callback
 
 from gimtune.results.backup import back_up
+from gimtune.results.constraints import stated, violation
 from gimtune.results.store import Store
 from gimtune.tuning.packs import rows_of
 from gimtune.vocabulary import ENDED, Direction, Member
@@ -54,6 +55,7 @@ class Retention(Callback):
     def __init__(self, store: Store, run: Path, objectives: Mapping[str, str]) -> None:
         self._store, self._run = store, run
         self._signs = {metric: -1.0 if way == Direction.MAX else 1.0 for metric, way in objectives.items()}
+        self._bounds = stated(store.meta)
         self._fronts: dict[tuple[str, ...], dict[str, Point]] = {}
         known = store.trials()
         self._drop([name for row in known[known["status"].isin(ENDED)].to_dict("records") for name in self._take(row)])
@@ -71,7 +73,9 @@ class Retention(Callback):
         """Enter a member; returns those that are dominated now, itself perhaps."""
         name = row["trial"]
         point = tuple(sign * (math.nan if (v := row.get(m)) is None else v) for m, sign in self._signs.items())
-        front = self._fronts.setdefault(tuple(str(row.get(column)) for column in _GROUP), {})
+        # an infeasible member takes no other's place
+        beyond = str(violation(self._bounds, row) > 0)
+        front = self._fronts.setdefault((*(str(row.get(column)) for column in _GROUP), beyond), {})
         if not all(map(math.isfinite, point)) or any(_dominates(other, point) for other in front.values()):
             return [name]
         lost = [other for other, there in front.items() if _dominates(point, there)]

@@ -23,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
 from gimtune.algebra.seeds import number
+from gimtune.results.constraints import violations
 from gimtune.results.store import Store
 from gimtune.study import space
 from gimtune.study.messages import ConfigError
@@ -81,6 +82,8 @@ class Proposals:
         self._open: dict[str, int | None] = {}
         #: Members that have ended, with their objectives, where they have them.
         self._values: dict[str, list[float] | None] = {}
+        #: What ended members violate, by bound.
+        self._violated: dict[str, dict[str, float]] = {}
         #: Trials that failed before any other had done better.
         self._lost: list[int] = []
         self._reconcile({str(row["trial"]): row for row in _rows(known)})
@@ -114,7 +117,7 @@ class Proposals:
         if trial not in self._open:
             return
         asked = self._open.pop(trial)
-        self._values[trial] = self._judged(status, row)
+        self._take(trial, status, row)
         if asked is not None:
             self._tell(asked, trial, status)
 
@@ -134,8 +137,28 @@ class Proposals:
                 return one, trial.params
             # what it would give is known, or will be told by the first of its kind
             values = self._values.get(one.trial)
+            if values:
+                self._constrain(trial.number, one.trial)
             self.study.tell(trial, values, state=TrialState.COMPLETE if values else TrialState.FAIL)
         return None
+
+    def _take(self, trial: str, status: Status, row: Mapping[str, Any]) -> None:
+        """Remember how a member ended."""
+        self._values[trial] = self._judged(status, row)
+        self._violated[trial] = self._beyond(row)
+
+    def _beyond(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """What a row violates, by bound; samplers take finite numbers."""
+        found = violations(self.config.bounds, row)
+        return {key: beyond if math.isfinite(beyond) else 1.0 for key, beyond in found.items()}
+
+    def _constrain(self, asked: int, trial: str) -> None:
+        """Tell Optuna's trial what its member violates, before it ends."""
+        frozen = self.study.get_trials(deepcopy=False)[asked] if self.config.bounds else None
+        if frozen and not frozen.constraints:
+            own = optuna.trial.Trial(self.study, frozen._trial_id)
+            for name, beyond in self._violated.get(trial, self._beyond({})).items():
+                own.set_constraint(name, beyond)
 
     def _worse(self) -> list[float] | None:
         """Objectives that are worse than all so far, by a tenth of their range; ``None`` before the first."""
@@ -156,6 +179,7 @@ class Proposals:
 
     def _tell(self, asked: int, trial: str, status: Status) -> None:
         values = self._values[trial]
+        self._constrain(asked, trial)
         if values:
             self.study.tell(asked, values)
         elif status is Status.STOPPED:
@@ -172,7 +196,7 @@ class Proposals:
         members entered that a journal does not have which was lost, damaged or cut."""
         for name, row in rows.items():
             if row["status"] in ENDED:
-                self._values[name] = self._judged(Status(row["status"]), row)
+                self._take(name, Status(row["status"]), row)
         there = [(str(frozen.user_attrs.get(_OWN)), frozen) for frozen in self.study.get_trials(deepcopy=False)]
         entered = {name for name, _ in there}
         for name, row in rows.items():
@@ -220,7 +244,12 @@ class Proposals:
                 left[why] += 1
             elif known and values:
                 self.study.add_trial(
-                    create_trial(values=values, params=known.values, distributions=known.distributions)
+                    create_trial(
+                        values=values,
+                        params=known.values,
+                        distributions=known.distributions,
+                        constraints=self._beyond(row) or None,
+                    )
                 )
         told = f"{len(rows) - left.total()} of {len(rows)} members came in"
         others = "; ".join(f"{count} {why}" for why, count in left.most_common())
