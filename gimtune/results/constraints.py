@@ -62,10 +62,12 @@ def marked(trials: pd.DataFrame, bounds: Bounds) -> pd.DataFrame:
     """Trials with the column `INFEASIBLE`, where there are constraints: what bounds a member breaks, or ``None``."""
     if not bounds:
         return trials
+    import pandas as pd  # rungs, which need the rest, do without
+
     known = trials.reindex(columns=[*bounds]).astype(float)
-    return trials.assign(
-        **{INFEASIBLE: pd.Series([_why(bounds, row) for row in known.to_dict("records")], trials.index, object)}
-    )
+    why = [_why(bounds, row) for row in known.to_dict("records")]
+    # a copy is of one piece: columns that came one by one make every further one slow, and pandas say so
+    return trials.copy().assign(**{INFEASIBLE: pd.Series(why, trials.index, object)})
 
 
 def _why(bounds: Bounds, row: Mapping[Any, Any]) -> str | None:
