@@ -306,6 +306,15 @@ _metrics: dict[str, Metric] = {
         Metric("probe_codes", _MAX, "fraction", "logistic regression on z ~ q(z|x)", "Alain & Bengio 2016", True),
         Metric("probe_means", _MAX, "fraction", "logistic regression on posterior means", "Alain & Bengio 2016", True),
         Metric("probe_chance", _NONE, "fraction", "accuracy of the most frequent label"),
+        Metric("mig", _MAX, "fraction", "mutual information gap of codes, by label factors", "Chen et al. 2018"),
+        *(
+            Metric(f"dci_{key}", _MAX, "fraction", meaning, "Eastwood & Williams 2018")
+            for key, meaning in (
+                ("disentanglement", "to what degree a code is about one factor, where labels are factors"),
+                ("completeness", "to what degree a factor is in one code, where labels are factors"),
+                ("informativeness", "accuracy of random forests on codes, a mean over factors"),
+            )
+        ),
         Metric("probe_balanced", _MAX, "fraction", "probe_codes, a mean over classes", "Brodersen et al. 2010", True),
         Metric("balanced_chance", _NONE, "fraction", "balanced accuracy of any one label"),
         Metric("knn_codes", _MAX, "fraction", "5 nearest neighbours on codes z ~ q(z|x)"),
@@ -319,11 +328,14 @@ METRICS: Mapping[str, Metric] = MappingProxyType(_metrics)
 #: Metrics that a network or a density is fitted for, by the setting ``metrics.ruler``.
 FITTED = frozenset({"latent_js", "data_js", "latent_kl", "mi_p", "mi_p_mean"})
 #: Metrics that are measured as a member ends, unless ``metrics.ruler`` is ``always``.
-LATE = FITTED | {"fid_expost"}
+LATE = FITTED | {"fid_expost", "dci_disentanglement", "dci_completeness", "dci_informativeness"}
 
 
+#: Metrics that need several columns of labels, factors of what an image shows.
+FACTORED = frozenset({"mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"})
 #: Metrics that need labels.
 LABELLED = frozenset({"probe_codes", "probe_means", "probe_balanced", "knn_codes", "knn_means", "classes_covered"})
+LABELLED |= FACTORED
 
 
 def declare(metrics: Iterable[Metric]) -> None:

@@ -73,6 +73,8 @@ BAD = [
     (["data.pair=cifar"], "data.pair=cifar", "cifar10"),
     (["data.pair=mnist", "models=[cyclegan]"], "data=mnist", "no IDX files"),
     (["likelihood=poisson"], "likelihood=poisson", "bernoulli"),
+    (["objectives={fid: min, mig: max}"], "objectives.mig", "one column of labels"),
+    (["constraints={dci_completeness: {min: 0.5}}"], "constraints.dci_completeness", "one column of labels"),
     (["constraints={nope: {min: 1}}"], "constraints.nope", "unknown metric"),
     (["constraints={fid: {}}"], "constraints.fid", "allowed are min, max, or both"),
     (["constraints={fid: {min: 2, max: 1}}"], "constraints.fid.min=2", "above its max, 1"),

@@ -28,7 +28,7 @@ testing.check_network("small_resnet", width=8)
 testing.check_network("small_resnet", image=(3, 32, 32))
 testing.check_likelihood("student")
 testing.check_encoder("fixed_width")
-testing.check_metric("mig")
+testing.check_metric("label_gap")
 testing.check_data("from_npz", path=sys.argv[1])
 testing.check_features("downsampled")
 print("all checked")
@@ -84,7 +84,7 @@ def test_an_installed_package_brings_its_parts(stand):
         str(folder / "mine.npz"),
     )
     listed = run("-m", "gimtune", "parts")
-    for name in ("latent/cramer_wold", "cramer_wold_ae", "gumbel", "small_resnet", "student", "mig", "from_npz"):
+    for name in ("latent/cramer_wold", "cramer_wold_ae", "gumbel", "small_resnet", "student", "label_gap", "from_npz"):
         assert re.search(rf"{name} +my_package", listed), name
     told = run("-m", "gimtune", "parts", "small_resnet")
     assert "width: int = 16" in told
@@ -103,7 +103,12 @@ def test_a_study_of_ones_own_parts(stand, monkeypatch):
         "gimtune",
         *("study=tradeoff", "models=[ae,cramer_wold_ae]", "data=from_npz", f"data.path={folder / 'mine.npz'}"),
         *("network=small_resnet", "network.width=4", "network.blocks=1", "space.prior={grid: [normal, gumbel]}"),
-        *("space.seed=0", "space.weight={grid: [0.1, 1]}", "objectives={fid: min, mig: max}", "likelihood=student"),
+        *(
+            "space.seed=0",
+            "space.weight={grid: [0.1, 1]}",
+            "objectives={fid: min, label_gap: max}",
+            "likelihood=student",
+        ),
         *("metrics.fid_features=downsampled", "budget.epochs=2", "budget.evaluate_every=1", "ray.dashboard=false"),
     )
     (path,) = (folder / "results" / "tradeoff").iterdir()
@@ -111,12 +116,12 @@ def test_a_study_of_ones_own_parts(stand, monkeypatch):
     assert set(study.trials["status"]) == {"done"}
     assert set(study.trials["model"]) == {"ae", "cramer_wold_ae"}
     assert study.trials["fid_features"].unique().tolist() == ["downsampled:4x4"]
-    assert study.trials[["mig", "mig_se", "test_mig", "test_mig_se"]].notna().all(axis=None)
+    assert study.trials[["label_gap", "label_gap_se", "test_label_gap", "test_label_gap_se"]].notna().all(axis=None)
     members = [json.loads(text) for text in study.trials["config"]]
     environment = json.loads((path / "environment.json").read_text())
     assert all(member["plugins"] == environment["plugins"] for member in members)
     assert list(environment["plugins"]) == ["my_package.parts"]
-    assert dict(study.objectives) == {"fid": "min", "mig": "max"}
+    assert dict(study.objectives) == {"fid": "min", "label_gap": "max"}
     # whoever reads it need not have the plug-in
     front = "import sys; from gimtune.analysis import front, load; s = load(sys.argv[1]); "
     front += "print(len(front(s.trials, s.objectives).rows))"
@@ -144,7 +149,7 @@ MISTAKES = (
         "metrics.fid_features=vgg: allowed are values, inception, classifier, random, downsampled",
     ),
     (["objectives={fid: min, migg: max}"], "objectives.migg: unknown metric; allowed are mi"),
-    (["objectives={fid: min, mig: min}"], "objectives.mig=min: the metric is better at its max"),
+    (["objectives={fid: min, label_gap: min}"], "objectives.label_gap=min: the metric is better at its max"),
 )
 
 

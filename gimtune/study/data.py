@@ -11,7 +11,7 @@ from gimtune.data import Dataset
 from gimtune.metrics import FEATURES
 from gimtune.study.messages import ConfigError
 from gimtune.study.schema import Config
-from gimtune.vocabulary import LABELLED, Member
+from gimtune.vocabulary import FACTORED, LABELLED, Member
 
 
 def load_data(config: Config) -> Dataset:
@@ -53,6 +53,13 @@ def _check_images(config: Config, data: Dataset) -> None:
             f"metrics.fid_features=classifier: {name} has {len(data.targets)} labels, and it is trained on one; "
             "allowed are random, inception"
         )
+    if len(data.targets) < 2 and data.classes > 1:
+        for section in ("objectives", "constraints"):
+            if asked := sorted(FACTORED & set(getattr(config, section))):
+                raise ConfigError(
+                    f"{section}.{asked[0]}: {name} has one column of labels, and it is of several factors; "
+                    "probe_codes is of one"
+                )
     if data.classes > 1:
         return
     for section in ("objectives", "constraints"):
