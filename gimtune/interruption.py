@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 #: A first one of any of these is a first Ctrl-C: of a terminal; of Kubernetes, systemd and `kill`; of a terminal that
 #: is closed; and of Slurm's ``--signal``.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+Shielded = TypeVar("Shielded")
+#: Ray sees to SIGINT itself.
+_SPARED = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
 _STREAMS = (1, 2)
 
 
@@ -61,6 +66,20 @@ class Interruption:
         """Once more, after a library has set handlers of its own."""
         for number in self._before:
             signal.signal(number, self._caught)
+
+    @contextmanager
+    def shielded(self, begun: AbstractContextManager[Shielded]) -> Iterator[Shielded]:
+        """A context whose entry starts processes that signals to the whole group, and of a closed terminal, are to
+        spare: the program ends them in order. Signals meanwhile come when it is entered, whatever handlers it has set.
+        """
+        with ExitStack() as stack:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SPARED)  # which processes inherit
+            try:
+                entered = stack.enter_context(begun)
+            finally:
+                self.install()
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _SPARED)
+            yield entered
 
     @property
     def code(self) -> int:

@@ -172,6 +172,27 @@ def test_a_signal_ends_a_study_within_an_epoch_and_nothing_is_lost(drive, whole,
 
 
 @pytest.mark.slow
+def test_a_signal_to_the_whole_group_spares_ray_and_nothing_is_lost(drive, whole, tmp_path):  # noqa: F811
+    driver = drive(tmp_path, *LONG)
+    deadline = time.monotonic() + 100
+    while not running(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(4)
+    os.killpg(driver.process.pid, signal.SIGTERM)
+    started = time.monotonic()
+    assert driver.wait() == 143, driver.said()
+    assert time.monotonic() - started < 30
+    run_folder = only_run(tmp_path)
+    assert (
+        driver.said().strip().splitlines()[-1].strip() == f"python -m gimtune resume={run_folder.relative_to(tmp_path)}"
+    )
+    assert list(run_folder.glob("packs/*/between.pt"))
+    again = drive(tmp_path, f"resume={run_folder}")
+    assert again.wait() == 0, again.said()
+    check_same(run_folder, only_run(whole))
+
+
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_is_a_first_interrupt(whole, tmp_path):
     # a session of its own, as sshd makes one: its end sends SIGHUP to all processes in the foreground
     child, terminal = pty.fork()

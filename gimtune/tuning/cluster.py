@@ -6,9 +6,7 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -22,7 +20,6 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gimtune.interruption import Interrupted
 from gimtune.study.machine import check_machine
 from gimtune.study.messages import ConfigError
 from gimtune.study.schema import Config
@@ -101,40 +98,22 @@ def connected(config: Config, data_bytes: int) -> Iterator[str]:
         yield f"joined the Ray cluster at {head}, {len(_alive())} nodes; {_look(there.dashboard_url)}"
         return
     secure_token()
-    with _unending():
-        context = ray.init(
-            "local",
-            job_config=_named(config),
-            include_dashboard=config.ray.dashboard,
-            dashboard_host="127.0.0.1",
-            dashboard_port=_free_port(config.ray.dashboard_port),
-            object_store_memory=_STORE_BYTES + 4 * data_bytes,
-            _node_ip_address="127.0.0.1",
-            **_QUIET,
-        )
+    context = ray.init(
+        "local",
+        job_config=_named(config),
+        include_dashboard=config.ray.dashboard,
+        dashboard_host="127.0.0.1",
+        dashboard_port=_free_port(config.ray.dashboard_port),
+        object_store_memory=_STORE_BYTES + 4 * data_bytes,
+        _node_ip_address="127.0.0.1",
+        **_QUIET,
+    )
     try:
         # what Ray counts, which in a container is less than the machine has
         check_machine(config, [(n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0)) for n in _alive()])
         yield _look(context.dashboard_url)
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _unending() -> Iterator[None]:
-    """Ray's processes are begun so that they outlive a terminal that is closed: the driver ends them, in order.
-
-    While it starts Ray has a handler of its own for SIGTERM, by which the program would end without a word.
-    """
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN) if main else None
-    try:
-        yield
-    except SystemExit:
-        raise Interrupted(signal.SIGTERM) from None
-    finally:
-        if main:
-            signal.signal(signal.SIGHUP, before)
 
 
 def _named(config: Config) -> JobConfig:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,13 @@ def _launch(plan: Plan, console: Console, finish: Callable[[Path], int], interru
     if left:
         if stopped:
             console.print(f"Stopped by the machine: {stopped}", **_PLAIN)
-        console.print(f"Interrupted with {left} members to go. Go on with:")
-        console.print(f"  {folder.go_on(_address(config, run) or folder.relative(run))}", **_PLAIN)
+        _say_how_to_go_on(config, run, console)
     return code
+
+
+def _say_how_to_go_on(config: Config, run: Path, console: Console) -> None:
+    console.print(f"Interrupted with {to_go(config, run)} members to go. Go on with:")
+    console.print(f"  {folder.go_on(_address(config, run) or folder.relative(run))}", **_PLAIN)
 
 
 def _new_run(plan: Plan) -> Path:
@@ -262,9 +267,9 @@ def _run(plan: Plan, run: Path, store: Store, console: Console, interruption: In
     from gimtune.tuning.trainable import GimTrial
 
     size = 0 if data.mapped else sum(array.nbytes for array in data.images.values())
-    with connected(config, size) as where:
-        interruption.install()
-        stopping = Stopping(interruption, run, _DRIVER, config.stop.grace, console)
+    with interruption.shielded(connected(config, size)) as where:
+        farewell = partial(_say_how_to_go_on, config, run, console)
+        stopping = Stopping(interruption, run, _DRIVER, config.stop.grace, console, farewell)
         parts = f"by {config.search.sampler}" if sequential else f"in {len(plan.packs)} trials"
         console.print(f"{total} members {parts}, run folder {folder.relative(run)}", **_PLAIN)
         console.print(where, **_PLAIN)

@@ -6,12 +6,16 @@ system shows new content of an old file to whoever opens it, and a new file when
 
 from __future__ import annotations
 
+import math
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from rich.console import Console
@@ -21,6 +25,8 @@ from gimtune.interruption import Interruption
 _FILE = ".stop"
 #: Seconds between two looks of a worker.
 _EVERY = 0.3
+#: Seconds that Ray has to end after the grace; and that are left to packs when it has ended before them.
+_SHUTDOWN, _ORPHANED = 15.0, 5.0
 
 
 class Asked:
@@ -48,18 +54,30 @@ class Asked:
 class Stopping(Callback):
     """A Tune callback that ends a study on a first signal: packs at the next minibatch, the rest after the grace.
 
+    A thread asks the packs, and sees to it that the program ends: where Ray's own processes have ended before it, whoever
+    calls them waits for a minute and is aborted.
+
     Args:
         interruption: of the driver, for the time of Tune's loop.
         run: the run folder.
         driver: as of `Asked`.
         grace: seconds.
+        farewell: says how to go on, where the program is ended from here.
     """
 
-    def __init__(self, interruption: Interruption, run: Path, driver: str, grace: float, console: Console) -> None:
+    def __init__(
+        self,
+        interruption: Interruption,
+        run: Path,
+        driver: str,
+        grace: float,
+        console: Console,
+        farewell: Callable[[], None],
+    ) -> None:
         self._interruption, self._grace, self._console = interruption, grace, console
-        self._path, self._driver = run / _FILE, driver
+        self._path, self._driver, self._farewell = run / _FILE, driver, farewell
         self._path.write_text("")
-        self._deadline: float | None = None
+        self._deadline = math.inf
         self._end: Callable[..., Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,21 +94,48 @@ class Stopping(Callback):
         self._end = handler if callable(handler) else None
         self._interruption.noted = True
         self._interruption.install()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        number = self._interruption.number
-        if number is None or self._end is None:
+        if not self.stopping or self._end is None:
             return
         self._interruption.quiet()
-        if self._deadline is None:
-            self._deadline = time.monotonic() + self._grace
-            self._path.write_text(self._driver)
-            self._console.print(
-                f"{signal.Signals(number).name}: packs write down where they stand, within {self._grace:g} s "
-                "(stop.grace); Ctrl-C ends it now",
-                soft_wrap=True,
-                highlight=False,
-            )
         if time.monotonic() > self._deadline or not any(trial.status == Trial.RUNNING for trial in trials):
             self._end(signal.SIGINT, None)
             self._interruption.install()
+
+    def _watch(self) -> None:
+        raylets = _raylets()
+        while (number := self._interruption.number) is None:
+            if not self._interruption.noted:
+                return
+            time.sleep(_EVERY)
+        self._path.write_text(self._driver)
+        self._deadline = time.monotonic() + self._grace
+        self._console.print(
+            f"{signal.Signals(number).name}: packs write down where they stand, within {self._grace:g} s "
+            "(stop.grace); Ctrl-C ends it now",
+            soft_wrap=True,
+            highlight=False,
+        )
+        end = self._deadline + _SHUTDOWN
+        while self._interruption.noted and time.monotonic() < end:
+            if raylets and not _raylets():
+                end = min(end, time.monotonic() + _ORPHANED)
+                raylets = []
+            time.sleep(_EVERY)
+        if self._interruption.noted:
+            self._farewell()
+            os._exit(self._interruption.code)
+
+
+def _raylets() -> list[psutil.Process]:
+    """Ray's own process on this machine, where this one started it and it lives."""
+    found = []
+    for process in psutil.Process().children():
+        try:
+            if process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
