@@ -54,8 +54,8 @@ class Asked:
 class Stopping(Callback):
     """A Tune callback that ends a study on a first signal: packs at the next minibatch, the rest after the grace.
 
-    A thread asks the packs, and sees to it that the program ends: where Ray's own processes have ended before it, whoever
-    calls them waits for a minute and is aborted.
+    A thread asks the packs, and sees to it that the program ends: where Ray's own processes have ended before it,
+    whoever calls them waits for a minute and is aborted.
 
     Args:
         interruption: of the driver, for the time of Tune's loop.
