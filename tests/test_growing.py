@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers import CLOCK
+from rich.console import Console
 from test_tuning import Driver, drive, only_run  # noqa: F401 - a fixture
 
 import gimtune
@@ -24,7 +25,7 @@ from gimtune.study.composition import load
 from gimtune.study.messages import ConfigError
 from gimtune.training import made_by
 from gimtune.training import run as trained
-from gimtune.tuning.launch import _new_run
+from gimtune.tuning.launch import _new_run, launch
 from gimtune.tuning.plan import preflight, to_go
 from gimtune.vocabulary import Status
 
@@ -107,6 +108,13 @@ def test_members_are_taken_over_with_rows_weights_and_samples(old, evaluation, t
     assert len(study.reports) == 6
 
 
+def test_a_study_that_has_everything_already_says_so_and_ends(old, tmp_path):
+    console = Console(record=True, width=400)
+    plan = planned(tmp_path, SEEDS, f"reuse={old}")
+    assert launch(plan, console, lambda run: 0) == 0
+    assert f"note: 2 members are taken over from {old}" in console.export_text()
+
+
 def test_the_first_run_that_has_a_member_gives_it(old, tmp_path):
     plan = planned(tmp_path, SEEDS, f"reuse=[{old},{shutil.copytree(old, tmp_path / 'copy')}]")
     assert [taken.run for taken in plan.taken] == [old]
@@ -183,6 +191,16 @@ def test_a_search_that_decides_as_it_goes_takes_nothing_over(earlier, tmp_path):
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no run folder"):
         planned(tmp_path, SEEDS, f"reuse=[{tmp_path}]")
+
+
+def test_a_damaged_run_is_refused_and_says_what_mends_it(old, later, tmp_path):
+    content = bytearray((old / "study.db").read_bytes())
+    content[4096:-4096] = bytes(len(content) - 8192)
+    (old / "study.db").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"study\.db is damaged .* gimtune repair"):
+        planned(tmp_path, MORE, f"reuse=[{old}]")
+    with pytest.raises(ValueError, match=r"study\.db is damaged .* gimtune repair"):
+        merge([later, old], tmp_path / "out")
 
 
 def test_a_run_folder_is_there_whole_or_not_at_all(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from gimtune.results.backup import damage
 from gimtune.results.carry import carry
 from gimtune.results.environment import mixed
 from gimtune.results.folder import make_at, relative
@@ -79,6 +80,8 @@ def merge(runs: Sequence[Path], out: Path) -> list[str]:
 def _read(run: Path) -> _Run:
     if not (run / "study.db").is_file():
         raise ValueError(f"{run}: no run folder (it needs study.db)")
+    if why := damage(run / "study.db"):
+        raise ValueError(f"{run}: study.db is damaged ({why}); python -m gimtune repair {run} makes it anew")
     with Store(run / "study.db") as store:
         if store.meta["format"] != str(FORMAT):
             raise ValueError(f"{run}: format {store.meta['format']}; runs of format {FORMAT} are merged")

@@ -67,7 +67,7 @@ def _with_path(argument: str) -> str:
     if key == "reuse" and value.startswith("[") and value.endswith("]"):
         inside = re.findall(rf"\s*({_QUOTED}|[^,]+)", value[1:-1])
         return f"{key}=[{','.join(_quoted(one.strip()) for one in inside)}]"
-    return f"{key}={_quoted(value)}" if key in _PATHS and value not in ("", "null") else argument
+    return f"{key}={_quoted(value)}" if key in (*_PATHS, "reuse") and value not in ("", "null") else argument
 
 
 def _quoted(path: str) -> str:

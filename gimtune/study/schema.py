@@ -246,8 +246,8 @@ class Config(_Section):
     resume: str | None = Field(description="run folder to go on with")
     reuse: list[str] = Field(
         default=[],
-        description="earlier runs, whose members are taken over where they are this study's, and not trained again "
-        "(docs/growing.md)",
+        description="earlier runs, RUN or [RUN, RUN2]: their members are taken over where they are this study's, and "
+        "not trained again (docs/growing.md)",
     )
     across: bool = Field(
         default=False,
@@ -264,6 +264,11 @@ class Config(_Section):
     def bounds(self) -> dict[str, dict[str, float]]:
         """Its constraints, by metric and ``min`` or ``max``."""
         return {metric: bound.model_dump(exclude_none=True) for metric, bound in self.constraints.items()}
+
+    @field_validator("reuse", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
 
 #: Sections that take the options of a part beside their own keys.

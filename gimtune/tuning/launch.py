@@ -253,6 +253,8 @@ def _run(plan: Plan, run: Path, store: Store, console: Console, interruption: In
     statuses = store.statuses()
     todo = longest_first(pack for pack in plan.packs if any(statuses[m.trial] not in ENDED for m in pack))
     if not todo and len(statuses) == total:
+        for note in plan.notes:
+            console.print(f"note: {note}", **_PLAIN)
         return
     from ray import tune
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner

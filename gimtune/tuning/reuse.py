@@ -18,6 +18,7 @@ import torch
 from gimtune.data import Dataset
 from gimtune.metrics import features
 from gimtune.results import environment
+from gimtune.results.backup import damage
 from gimtune.results.carry import carry_features
 from gimtune.results.same import LASTING, apart
 from gimtune.results.store import FORMAT, Row, Store
@@ -108,6 +109,8 @@ def _offer(named: str, run: Path, left: Mapping[str, Member], data: Dataset) -> 
     """
     if not (run / "study.db").is_file():
         raise ConfigError(f"reuse={named}: no run folder (it needs study.db)")
+    if why := damage(run / "study.db"):
+        raise ConfigError(f"reuse={named}: study.db is damaged ({why}); python -m gimtune repair {named} makes it anew")
     try:
         with Store(run / "study.db") as store:
             meta, theirs = dict(store.meta), store.members()
