@@ -44,6 +44,8 @@ def _main(arguments: Sequence[str] | None) -> int:
             return _merge(given[1:], console)
         if given[:1] == ["repair"]:
             return _repair(given[1:], console)
+        if given[:1] == ["sweep"]:
+            return _sweep(given[1:], console)
         if given[:1] == ["-sc"]:
             from gimtune.study.completion import complete
 
@@ -101,6 +103,22 @@ def _repair(given: list[str], console: Console) -> int:
         raise ConfigError("repair: it takes one RUN")
     for line in repair(here("repair", given[0])):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+    return 0
+
+
+def _sweep(given: list[str], console: Console) -> int:
+    named = next((text.partition("=")[2] for text in given if text.startswith("name=")), None)
+    config = load(given)
+    if config.resume:
+        raise ConfigError(f"resume={config.resume}: a sweep of weights begins anew")
+    from gimtune.tuning.ranges import sweep
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+    name = named or f"{config.data.name}_swept"
+    path = sweep(config, name, say)
+    say(f"{path}\nstudies take these ranges by data={name}")
     return 0
 
 

@@ -139,7 +139,7 @@ def test_a_study_of_ones_own_parts(stand, monkeypatch):
 MISTAKES = (
     (["network=small_resnet", "network.depth=3"], "network.depth=3: small_resnet takes width, blocks"),
     (["network=small_resnet", "network.width=6"], "network=small_resnet network.width=6: num_channels (6) must be"),
-    (["network=bigger"], "network=bigger: allowed are conv, mlp, small_resnet"),
+    (["network=bigger"], "network=bigger: allowed are conv, mlp, resnet, small_resnet"),
     (["data=from_npz"], "data.path: missing; from_npz takes path"),
     (["data=from_npz", "data.path=nowhere.npz"], "nowhere.npz"),
     (["plugins=[no_such_module]"], "plugins=no_such_module: cannot be imported (ModuleNotFoundError"),
