@@ -33,7 +33,7 @@ def conv(
     """
     colours, own = image[0], activated(activation)
     channels = stages(channels, width, depth, 2)
-    sizes = halved(f"network.channels={channels}", image, len(channels))
+    sizes = halved(f"network.depth={depth}" if depth else f"network.channels={channels}", image, len(channels))
     small = (channels[-1], *sizes[-1])
     down: list[nn.Module] = []
     up: list[nn.Module] = []

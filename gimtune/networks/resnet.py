@@ -97,13 +97,13 @@ def resnet(
 
     Source: He et al. 2016; Wu & He 2018.
     """
-    if not isinstance(blocks, int) or blocks < 1:
-        raise ValueError(f"network.blocks={blocks}: a whole number from 1")
+    if not isinstance(blocks, int) or not 1 <= blocks <= 100:
+        raise ValueError(f"network.blocks={blocks}: a whole number from 1 to 100")
     colours, own = image[0], activated(activation)
     channels = stages(channels, width, depth, 2)
     if not channels:
         raise ValueError("network.channels=[]: one or more")
-    sizes = halved(f"network.channels={channels}", image, len(channels), up=True)
+    sizes = halved(f"network.depth={depth}" if depth else f"network.channels={channels}", image, len(channels), up=True)
     small = (channels[-1], *sizes[-1])
     with torch.device("meta"):
         down = _down(colours, channels, blocks, own, True)

@@ -87,10 +87,10 @@ class Network(_Open):
     channels: list[PositiveInt] | None = Field(
         default=None, description="of the strided convolutions (conv), or of the residual blocks (resnet) at each size"
     )
-    width: PositiveInt | None = Field(
+    width: Annotated[int, Field(ge=1, le=65536)] | None = Field(
         default=None, description="of all hidden layers (mlp), or channels at the first size; null: as they are listed"
     )
-    depth: PositiveInt | None = Field(
+    depth: Annotated[int, Field(ge=1, le=100)] | None = Field(
         default=None, description="hidden layers (mlp), or sizes, each of twice the channels; null: as they are listed"
     )
     activation: str | None = Field(default=None, description="between layers: relu, leaky_relu, elu, gelu, silu, ...")
