@@ -76,17 +76,10 @@ def test_images_of_ones_own_are_swept(tmp_path, monkeypatch):
     digits = data.load("digits")
     images, labels = digits.images["train"][:400, 0, :, :7], digits.labels["train"][:400]
     np.savez(tmp_path / "mine too.npz", images=np.uint8(images * (255 / digits.scale)), labels=labels)
-    given = [
-        "data=images",
-        "data.path='mine too.npz'",
-        "models=[wae_mmd]",
-        "name=own",
-        "training.batch_size=64",
-        *SMALL,
-    ]
-    assert main(["sweep", *given]) == 0
-    monkeypatch.chdir(tmp_path)
-    (one, *_) = members(load(["data=own", "models=[wae_mmd]", "space.prior=normal", "training.batch_size=64"]))
+    given = ["data=images", "data.path='mine too.npz'", "name=own", "budget.epochs=60"]
+    shared = ["models=[beta_vae]", "training.batch_size=64", *SMALL[:2]]
+    assert main(["sweep", *given, *shared]) == 0
+    (one, *_) = members(load(["data=own", *shared]))
     assert one.data["path"] == str(tmp_path / "mine too.npz")
     ranges = yaml.safe_load((tmp_path / "studies" / "data" / "ranges" / "own.yaml").read_text())
     assert one.weight == ranges["weights"]["beta_vae"]["grid"][0]
