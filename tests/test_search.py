@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
 from gimtune.results.store import Store
-from gimtune.study.composition import load
+from gimtune.study.composition import dump, load
 from gimtune.study.messages import ConfigError
 from gimtune.study.resolve import members
 from gimtune.study.schema import SEQUENTIAL
@@ -306,6 +307,18 @@ def test_a_warm_start_that_is_none_is_refused(tmp_path):
     (tmp_path / "study.db").write_text("not a database")
     with pytest.raises(ConfigError, match="not a results store"):
         Proposals(config(f"search.warm_start={tmp_path}"), tmp_path, NOTHING)
+
+
+def test_a_search_goes_on_where_its_warm_start_has_gone(tmp_path):
+    (tmp_path / "warm").mkdir()
+    (tmp_path / "warm" / "study.db").touch()
+    (tmp_path / "run").mkdir()
+    begun = config(f"search.warm_start={tmp_path / 'warm'}")
+    (tmp_path / "run" / "config.yaml").write_text(dump(begun))
+    (tmp_path / "run" / "study.db").touch()
+    shutil.rmtree(tmp_path / "warm")
+    again = load([f"resume={tmp_path / 'run'}"])
+    assert again.search == begun.search
 
 
 @pytest.mark.parametrize(

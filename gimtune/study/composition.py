@@ -39,6 +39,9 @@ def load(arguments: Sequence[str]) -> Config:
     arguments = [_with_path(argument) for argument in arguments]
     config = validated(_compose(arguments))
     if config.resume is None:
+        # a run that was begun has taken in what it starts from, which may be gone by now
+        if (start := config.search.warm_start) is not None and not (Path(start) / "study.db").is_file():
+            raise ConfigError(f"search.warm_start={start}: no run folder (it needs study.db)")
         return config
     others = [a for a in arguments if not re.match(r"(resume|across|dry_run|(ray|stop)\.\w+)=", a)]
     if others:

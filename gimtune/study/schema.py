@@ -320,8 +320,6 @@ def validated(content: Any) -> Config:
             f"search.warm_start={config.search.warm_start}: search.sampler={config.search.sampler} does not learn; "
             f"allowed are {', '.join(SEQUENTIAL)}"
         )
-    if config.search.warm_start is not None and not (Path(config.search.warm_start) / "study.db").is_file():
-        raise ConfigError(f"search.warm_start={config.search.warm_start}: no run folder (it needs study.db)")
     if config.search.sampler == "grid" and config.search.trials is not None:
         raise ConfigError(
             f"search.trials={config.search.trials}: search.sampler=grid runs every combination; leave it null"
