@@ -57,6 +57,8 @@ BAD = [
     (["critic.log_prior=true"], "space.prior=domain and critic.log_prior=true", "no density"),
     (["models=[ae]", "space.restriction={a: 3}"], "space.restriction={'a': 3}", "latent/js"),
     (["search=gp", "space.latent_dim={randint: [0, 99999999999999999999]}"], "space.latent_dim.randint", "64 bits"),
+    *(([f"{key}={'x' * 300}"], f"{key}=xxx", "250 bytes") for key in ("study", "resume", "storage_path", "data.path")),
+    (["reuse=[a," + "x/" * 2100 + "]"], "reuse=[a,x/x/", "a path 4000"),
     (["models.x=3"], "models.x=3", "models=[...]"),
     (["~models.0"], "~models.0", "models=[...]"),
     (["~seed=3"], "~seed=3", "write seed=VALUE"),

@@ -36,6 +36,8 @@ def load(arguments: Sequence[str]) -> Config:
     """
     # an option of other keys whose values are no mappings
     arguments = [re.sub(r"^(resume|reuse)\.across=", "across=", argument) for argument in arguments]
+    for argument in arguments:
+        _check_length(*argument.partition("=")[::2])
     arguments = [_with_path(argument) for argument in arguments]
     config = validated(_compose(arguments))
     if config.resume is None:
@@ -61,7 +63,18 @@ def load(arguments: Sequence[str]) -> Config:
 
 #: Keys whose values are paths, taken as a shell hands them over: Hydra's grammar gives a meaning to most signs.
 _PATHS = ("storage_path", "resume", "data.path", "data.root", "search.warm_start", "metrics.inception_weights")
+#: Bytes of a file's name, and of a path.
+_LONGEST, _DEEPEST = 255 - len(".yaml"), 4000
 _QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+
+
+def _check_length(key: str, value: str) -> None:
+    """Refuse what no file can be called: every question about it would end in an error of the system's."""
+    if key not in (*_PATHS, *GROUPS, "reuse"):
+        return
+    longest = max(re.split(r"[/,]", value), key=len)
+    if len(longest.encode()) > _LONGEST or len(value.encode()) > _DEEPEST:
+        raise ConfigError(f"{key}={value[:40]}...: a name of a file has {_LONGEST} bytes at most, a path {_DEEPEST}")
 
 
 def _with_path(argument: str) -> str:
