@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # before there is a run to go on with, or while its report is written
             print("Interrupted.", file=sys.stderr)
             return error.code if isinstance(error, Interrupted) else 130
+        except BrokenPipeError:
+            # whoever reads has seen enough, as in `gimtune parts | head`; the rest goes nowhere, at Python's end too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
 
 
 def _main(arguments: Sequence[str] | None) -> int:

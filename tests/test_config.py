@@ -59,6 +59,7 @@ BAD = [
     (["search=gp", "space.latent_dim={randint: [0, 99999999999999999999]}"], "space.latent_dim.randint", "64 bits"),
     *(([f"{key}={'x' * 300}"], f"{key}=xxx", "250 bytes") for key in ("study", "resume", "storage_path", "data.path")),
     (["reuse=[a," + "x/" * 2100 + "]"], "reuse=[a,x/x/", "a path 4000"),
+    (["constraints={fid: {mn: 3}}"], "constraints.fid.mn: unknown key", "min, max"),
     (["models.x=3"], "models.x=3", "models=[...]"),
     (["~models.0"], "~models.0", "models=[...]"),
     (["~seed=3"], "~seed=3", "write seed=VALUE"),

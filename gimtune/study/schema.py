@@ -118,7 +118,7 @@ class Critic(_Section):
 
 class Metrics(_Section):
     fid_features: str = Field(
-        description="network that images are compared by: classifier, random, inception, or one's own"
+        description="network that images are compared by: classifier, random, inception, one's own; of vectors: values"
     )
     inception_weights: str | None = Field(description="file or address of the Inception weights; null: pytorch-fid's")
     fid_samples: Annotated[int, Field(ge=2)] = Field(
@@ -367,6 +367,8 @@ def unknown(key: str) -> str:
     """What is to be said of a key that is none."""
     if key in keys():
         return f"{key}: it has a value already; write {key}=VALUE, without a sign before it"
+    if re.match(r"constraints\.\w+\.", key):
+        return f"{key}: unknown key; allowed are {', '.join(Bound.model_fields)}"
     meant = close(key, keys())
     hint = f"did you mean {', '.join(meant)}?" if meant else f"allowed are {', '.join(Config.model_fields)}"
     return f"{key}: unknown key; {hint}"
