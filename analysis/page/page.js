@@ -169,7 +169,8 @@ function compare() {
     ["neighbours", "samples, each above its nearest training image"], ["traversals", "single codes, varied along a row"],
     ["interpolations", "from one test image to another, by their codes"],
   ])
-    if (some(key)) row(what, cells((cell, point) => cell.append(point[key] ? image(point[key], what, point) : "none")));
+    if (some(key)) row(what, cells((cell, point) =>
+      cell.append(point[key] ? image(point[key], what, point) : point.on_front || !point.samples ? "none" : "of points on the front")));
   const union = (key) => [...new Set(points.flatMap(([, point]) => point[key].map((entry) => entry[0])))];
   for (const key of union("setting"))
     row(key, cells((cell, point) => cell.append((point.setting.find((entry) => entry[0] === key) || ["", "-"])[1])));

@@ -123,6 +123,7 @@ def _point(
         "undefined": [[key, short(why, LONGEST)] for key, why in [*missing.items()][:60]],
         "config": short(str(row["config"]), 4000) if pd.notna(row["config"]) else "",
         **{key: pictures.get(key) for key in PICTURES},
+        "on_front": bool(row["on_front"]),
         **line,
     }
 
