@@ -430,3 +430,11 @@ def test_networks_and_critics_are_swept():
     # said outright, it is the same member
     (one,) = swept("models=[vae]", "network.width=32", "network.hidden=[16,16]")
     assert one.trial == several[1].trial
+
+
+def test_objectives_and_constraints_are_added_one_by_one():
+    bounds = ["constraints.probe_codes.min=0.8", "constraints.fid.max=3"]
+    config = load(["objectives.fid=null", "objectives.kid=min", *bounds])
+    assert config.objectives == {"probe_codes": "max", "kid": "min"}
+    assert config.bounds == {"probe_codes": {"min": 0.8}, "fid": {"max": 3.0}}
+    assert load(["objectives={kid: min, mi_noised: max}"]).objectives == {"kid": "min", "mi_noised": "max"}

@@ -61,6 +61,8 @@ def load(arguments: Sequence[str]) -> Config:
     return stated.model_copy(update=of_now)
 
 
+#: Sections that take further keys than they come with.
+_GROWING = ("space", "objectives", "constraints", *OPEN)
 #: Keys whose values are paths, taken as a shell hands them over: Hydra's grammar gives a meaning to most signs.
 _PATHS = ("storage_path", "resume", "data.path", "data.root", "search.warm_start", "metrics.inception_weights")
 #: Bytes of a file's name, and of a path.
@@ -160,7 +162,7 @@ def _compose(arguments: list[str]) -> Any:
         if key in GROUPS and not override.is_delete() and (part := _adopted(key, value, own)):
             adopted[key] = part
         # Hydra merges a mapping into the one that stands there, and knows no options of parts; a space is replaced
-        elif not override.is_delete() and (key.partition(".")[0] in ("space", *OPEN) or isinstance(value, dict)):
+        elif not override.is_delete() and (key.partition(".")[0] in _GROWING or isinstance(value, dict)):
             (plain if key in GROUPS else replaced).append(argument if key in GROUPS else override)
         else:
             plain.append(argument)
@@ -179,7 +181,7 @@ def _compose(arguments: list[str]) -> Any:
         OmegaConf.update(composed, key, content, merge=False, force_add=True)
     for override in replaced:
         key = override.key_or_group
-        if not key.startswith(("space.", *(f"{section}." for section in OPEN))) and key not in {*keys()}:
+        if not key.startswith(tuple(f"{section}." for section in _GROWING)) and key not in {*keys()}:
             raise ConfigError(unknown(key))
         OmegaConf.update(composed, key, override.value(), merge=False, force_add=True)
     try:
