@@ -55,9 +55,9 @@ def vae(seed: int) -> Member:
     )[0]
 
 
-def modules(image: tuple[int, int, int]) -> networks.Networks:
+def modules(image: tuple[int, int, int]) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder with weights as torch draws them."""
-    made = networks.NETWORKS["mlp"](image, LATENT, 2 * LATENT, hidden=HIDDEN)
+    made = networks.NETWORKS["mlp"](image, LATENT, 2 * LATENT, hidden=HIDDEN)[:2]
     for module in made:
         for layer in module.to_empty(device=CPU).modules():
             if isinstance(layer, nn.Linear):
