@@ -89,8 +89,8 @@ def spoiled(change):
 
 
 BAD_TABLES = [
-    (lambda f: f.assign(b="x"), r"column b is (object|str|string); allowed are numbers"),
-    (lambda f: f.assign(b=f["b"].where(f.index != 7)), "column b has no value in row 7"),
+    (lambda f: f.assign(b="x"), r"column b has 'x' in line 2; allowed are numbers"),
+    (lambda f: f.assign(b=f["b"].where(f.index != 7)), "column b has no value in line 9"),
     (lambda f: f.assign(b=f["b"].where(f.index != 7, np.inf)), "has inf in row 7, column 1"),
     (lambda f: f.assign(b=f["b"].where(f.index != 7, 1e300)), r"has 1e\+300 in row 7, column 1"),
     (lambda f: f.assign(b=3), "value 1 is the same in all training vectors"),

@@ -81,7 +81,7 @@ def static_courses(front: Front, run: Path) -> Figure | None:
     keys.append(key("not levelled off", marker="o", color="0.25", linestyle="", markerfacecolor="none", markersize=5))
     figure.legend(handles=keys, loc="upper center", ncols=min(len(keys), int(width // 1.3)), frameon=False, fontsize=8)
     figure.supxlabel(found.x.label, fontsize=9, parse_math=False)
-    figure.supylabel(found.y.label, x=0.02, fontsize=9, parse_math=False)
+    figure.supylabel(paper.fitting(found.y.label, figure), x=0.02, fontsize=9, parse_math=False)
     return figure
 
 

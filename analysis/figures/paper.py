@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,6 +25,11 @@ def sheet(width: float, height: float, *, fitted: bool = True) -> Figure:
     figure = Figure(figsize=(width, height), dpi=200, layout="constrained" if fitted else None)
     FigureCanvasAgg(figure)
     return figure
+
+
+def fitting(label: str, figure: Figure) -> str:
+    """An axis' label in lines that a figure is high enough for."""
+    return textwrap.fill(label, max(12, int(12 * figure.get_size_inches()[1])))
 
 
 def panel(axes: Axes, x: Axis, y: Axis, *, labels: bool = True) -> None:

@@ -148,7 +148,7 @@ def static_weights(front: Front, run: Path, metric: str) -> Figure | None:
     for text in figure.legend(handles=keys, loc="upper center", ncols=ncols, frameon=False, fontsize=8).get_texts():
         text.set_parse_math(False)
     figure.supxlabel("\n".join([found.x.label, *below]), fontsize=9, parse_math=False)
-    figure.supylabel(found.y.label, x=0.02, fontsize=9, parse_math=False)
+    figure.supylabel(paper.fitting(found.y.label, figure), x=0.02, fontsize=9, parse_math=False)
     return figure
 
 

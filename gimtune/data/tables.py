@@ -100,11 +100,13 @@ def _table(file: Path, named: Sequence[str] | None, standardise: bool) -> Listin
     rest = table.drop(columns=wanted)
     for name, column in rest.items():
         if column.dtype.kind not in "fiu":
+            odd = int(np.argmax(pd.to_numeric(column, errors="coerce").isna()))
             raise ValueError(
-                f"{file}: column {name} is {column.dtype}; allowed are numbers, and data.labels names labels"
+                f"{file}: column {name} has {str(column.iloc[odd])[:20]!r} in {_row(file, odd)}; allowed are numbers, "
+                "and data.labels names labels"
             )
         if column.isna().any():
-            raise ValueError(f"{file}: column {name} has no value in row {int(np.argmax(column.isna()))}")
+            raise ValueError(f"{file}: column {name} has no value in {_row(file, int(np.argmax(column.isna())))}")
     for name in wanted:
         if table[name].isna().any() or table[name].dtype.kind == "f":
             raise ValueError(f"{file}: {name} is not a whole number or a name in every row")
@@ -112,3 +114,8 @@ def _table(file: Path, named: Sequence[str] | None, standardise: bool) -> Listin
         raise ValueError(f"{file}: no rows of numbers")
     labels = {name: table[name].to_numpy(dtype=None if table[name].dtype.kind in "iu" else str) for name in wanted}
     return _listing(file, [("train", "the table", rest.to_numpy())], labels, standardise)
+
+
+def _row(file: Path, row: int) -> str:
+    """Where a row stands: of a .csv, the line as an editor shows it, below the names."""
+    return f"line {row + 2}" if file.suffix == ".csv" else f"row {row}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import re
 import shlex
@@ -61,6 +62,8 @@ def load(arguments: Sequence[str]) -> Config:
     return stated.model_copy(update=of_now)
 
 
+#: What may stand in the first place, with arguments of its own.
+COMMANDS = ("analysis", "merge", "parts", "repair", "sweep")
 #: Sections that take further keys than they come with.
 _GROWING = ("space", "objectives", "constraints", *OPEN)
 #: Keys whose values are paths, taken as a shell hands them over: Hydra's grammar gives a meaning to most signs.
@@ -195,6 +198,8 @@ def _parsed(argument: str) -> Any:
         override = OverridesParser.create().parse_override(argument)
     except HydraException:
         override = None
+    if "=" not in argument and (meant := difflib.get_close_matches(argument, COMMANDS, 1, 0.6)):
+        raise ConfigError(f"{argument}: no such command; did you mean {meant[0]}?")
     if override is None or not override.key_or_group:
         raise ConfigError(f"{argument}: cannot be read; write key=value, and quote mappings: 'key={{grid: [1, 2]}}'")
     if override.is_sweep_override():

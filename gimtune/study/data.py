@@ -47,7 +47,10 @@ def _check_images(config: Config, data: Dataset) -> None:
     """
     name, count = config.data.name, len(data.images["train"])
     if count < config.training.batch_size:
-        raise ConfigError(f"training.batch_size={config.training.batch_size}: {name} has {count} training images")
+        raise ConfigError(
+            f"training.batch_size={config.training.batch_size}: {name} has {count} training images, fewer than one "
+            f"minibatch; allowed are 4 to {count}"
+        )
     if data.classes > 1 and config.metrics.fid_features == "classifier" and len(data.targets) > 1:
         raise ConfigError(
             f"metrics.fid_features=classifier: {name} has {len(data.targets)} labels, and it is trained on one; "
@@ -66,7 +69,8 @@ def _check_images(config: Config, data: Dataset) -> None:
         if not (asked := sorted(LABELLED & set(getattr(config, section)))):
             continue
         raise ConfigError(
-            f"{section}.{asked[0]}: {name} has no labels, so that it is not measured; mi_noised, which needs none, is"
+            f"{section}.{asked[0]}: {name} has no labels, so that it is not measured; mi_noised, which needs none, is: "
+            f"{section}.{asked[0]}=null objectives.mi_noised=max"
         )
     if config.metrics.fid_features == "classifier":
         raise ConfigError(f"metrics.fid_features=classifier: {name} has no labels; allowed are random, inception")

@@ -258,7 +258,11 @@ class Config(_Section):
     @field_validator("objectives", mode="before")
     @classmethod
     def _given(cls, value: Any) -> Any:
-        return {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value
+        if not isinstance(value, Mapping) or None not in value.values():
+            return value
+        # what comes in another's place stands in its place: figures take the first that is to be small for one axis
+        left = [(key, way) for key, way in value.items() if way is not None]
+        return dict(sorted(left, key=lambda pair: pair[1] != "min"))
 
     @property
     def bounds(self) -> dict[str, dict[str, float]]:

@@ -272,7 +272,8 @@ def _run(plan: Plan, run: Path, store: Store, console: Console, interruption: In
     with interruption.shielded(connected(config, size)) as where:
         farewell = partial(_say_how_to_go_on, config, run, console)
         stopping = Stopping(interruption, run, _DRIVER, config.stop.grace, console, farewell)
-        parts = f"by {config.search.sampler}" if sequential else f"in {len(plan.packs)} trials"
+        packed = "one pack" if len(plan.packs) == 1 else f"{len(plan.packs)} packs"
+        parts = f"by {config.search.sampler}" if sequential else f"in {packed}"
         console.print(f"{total} members {parts}, run folder {folder.relative(run)}", **_PLAIN)
         console.print(where, **_PLAIN)
         for note in (*plan.notes, *data.notes):
