@@ -387,5 +387,6 @@ PROGRESS = (
 ALIKE = ("fid_features", "fid_samples", "fid_reference_samples", "fid_reference")
 #: Columns that say how its metrics were measured; ``reasons`` is JSON {metric: why it is NaN}, ``flags`` JSON
 #: {metric: why it is not to be trusted}, ``environment`` the short names of what it was made by, joined by ``+``
-#: (`gimtune.results.environment.made_by`; the facts ``environment NAME`` of a study say what they mean).
-PROTOCOL = (*ALIKE, "mi_images", "reasons", "flags", "estimators", "environment")
+#: (`gimtune.results.environment.made_by`; the facts ``environment NAME`` of a study say what they mean), ``added_in``
+#: JSON {metric that was measured after the member had ended: such a name}.
+PROTOCOL = (*ALIKE, "mi_images", "reasons", "flags", "estimators", "environment", "added_in")

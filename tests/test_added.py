@@ -10,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import DEFAULTS
 
 from gimtune import analysis
 from gimtune.analysis.__main__ import main
+from gimtune.results.environment import fingerprint
 from gimtune.results.store import Store, reasons
 from gimtune.study.composition import load
 from gimtune.study.resolve import members
+from gimtune.training import made_by
 from gimtune.training import run as trained
 
 COLUMNS = ("kid", "kid_se", "test_kid", "test_kid_se")
@@ -79,13 +82,38 @@ def test_what_is_added_is_what_would_have_been_measured(ended, capsys):
     assert np.isnan(after.loc[0, "kid"])
     assert all("its weights were not kept" in reasons(after.loc[0])[key] for key in ("kid", "test_kid"))
     # and nothing else has changed
-    rest = [c for c in before if c not in (*COLUMNS, "reasons", "flags", "estimators")]
+    rest = [c for c in before if c not in (*COLUMNS, "reasons", "flags", "estimators", "added_in")]
     assert after[rest].equals(before[rest])
     assert "kid: of 2 members whose weights were kept" in capsys.readouterr().out
     assert json.loads(analysis.load(ended).meta["added"]) == {"kid": "gimtune.metrics.kernel"}
     # an interrupted call may be made again
     assert main([str(ended), "--add", "kid"]) == 0
     assert analysis.load(ended).trials.equals(after)
+
+
+def test_a_metric_that_was_added_elsewhere_is_told_of(ended, capsys):
+    forget(ended, *COLUMNS)
+    here = made_by(torch.device("cpu"), 3)
+    (ended / "environment.json").write_text(json.dumps({"numbers": here}))
+    trained_in = {**here, "torch": "1.0.0"}
+    with Store(ended / "study.db", create=True) as store:
+        store.annotate(**{f"environment {fingerprint(trained_in)}": json.dumps(trained_in)})
+    with closing(sqlite3.connect(ended / "study.db")) as store, store:
+        store.execute("UPDATE trials SET environment=?", (fingerprint(trained_in),))
+    threads = torch.get_num_threads()
+    assert main([str(ended), "--add", "kid"]) == 0
+    told = f"kid was added to 2 members with torch {here['torch']}, not 1.0.0"
+    assert told in capsys.readouterr().out
+    assert told in (ended / "report.html").read_text()
+    # it is measured on as many threads as the run's workers had, and this process keeps its own
+    study = analysis.load(ended)
+    assert [json.loads(text) for text in study.trials["added_in"].dropna()] == [{"kid": fingerprint(here)}] * 2
+    assert torch.get_num_threads() == threads
+    # added where the members were made: there is nothing to tell
+    with closing(sqlite3.connect(ended / "study.db")) as store, store:
+        store.execute("UPDATE trials SET environment=?", (fingerprint(here),))
+    assert main([str(ended), "--add", "kid"]) == 0
+    assert "was added to" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -100,19 +100,35 @@ def mixed(trials: pd.DataFrame, meta: Mapping[str, str]) -> str:
     """That numbers of a table come from environments that differ, and in what, in a sentence; empty where they do not.
 
     Args:
-        trials: rows with the column ``environment``, where they have it.
+        trials: rows with the columns ``environment`` and ``added_in``, where they have them.
         meta: facts about the study, or studies, which say what these names mean.
     """
     stated = trials["environment"].dropna().astype(str) if "environment" in trials else pd.Series(dtype=object)
     counts = Counter(name for row in stated for name in row.split("+"))
-    (first, _), *others = counts.most_common() or [("", 0)]
-    if not others:
-        return ""
-    usual, told = meaning(meta, first), []
-    for name, count in others:
-        how = differences(meaning(meta, name), usual) or name
-        told.append(f"{count} with {how}")
-    return f"not all {len(stated)} members' numbers were made alike, and they compare but for that: {', '.join(told)}"
+    usual = next((name for name, _ in counts.most_common(1)), "")
+    found = []
+    if others := _others(counts, usual, meta):
+        told = ", ".join(f"{count} with {how}" for count, how in others)
+        found.append(f"not all {len(stated)} members' numbers were made alike, and they compare but for that: {told}")
+    for metric, where in _added(trials).items():
+        for count, how in _others(where, usual or where.most_common(1)[0][0], meta):
+            found.append(f"{metric} was added to {count} members with {how}")
+    return "; ".join(found)
+
+
+def _others(counts: Counter[str], usual: str, meta: Mapping[str, str]) -> list[tuple[int, str]]:
+    """How many rows come from another environment than the usual one, and in what it differs."""
+    like = meaning(meta, usual)
+    return [(n, differences(meaning(meta, name), like) or name) for name, n in counts.most_common() if name != usual]
+
+
+def _added(trials: pd.DataFrame) -> dict[str, Counter[str]]:
+    """In what environments each metric was measured that was added after members had ended."""
+    found: dict[str, Counter[str]] = {}
+    for text in trials["added_in"].dropna() if "added_in" in trials else ():
+        for metric, name in json.loads(text).items():
+            found.setdefault(metric, Counter())[name] += 1
+    return found
 
 
 def meaning(meta: Mapping[str, str], name: str) -> dict[str, str]:

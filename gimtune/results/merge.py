@@ -167,10 +167,17 @@ def _together(read: Sequence[_Run], count: int) -> dict[str, str]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "members": str(count),
         "metrics": json.dumps([*metrics.values()]),
+        **_added(read),
         "sources": json.dumps(sources),
         "merged": json.dumps([str(run.folder) for run in read]),
         "exhausted": "merged of runs, with the members that these have",
     }
+
+
+def _added(read: Sequence[_Run]) -> dict[str, str]:
+    """Where metrics come from that were added to any of the runs."""
+    found = [json.loads(run.meta["added"]) for run in reversed(read) if "added" in run.meta]
+    return {"added": json.dumps({key: origin for added in found for key, origin in added.items()})} if found else {}
 
 
 def _told(read: Sequence[_Run], chosen: Mapping[str, Sequence[str]], out: Path) -> list[str]:

@@ -47,10 +47,11 @@ _TEXT = {
         "flags",
         "estimators",
         "environment",
+        "added_in",
     ),
 }
 #: Columns that stores of this format lack which were made before there was one; they are empty.
-_LATER = ("environment",)
+_LATER = ("environment", "added_in")
 _WHOLE = {"epoch", "best_epoch", "seed", "latent_dim"}
 
 
@@ -196,11 +197,12 @@ class Store:
         """Write further metrics of a member that has ended, in one transaction.
 
         Args:
-            row: values by column, and of ``reasons``, ``flags`` and ``estimators``, which are added to what is there,
-                mappings.
+            row: values by column, and of ``reasons``, ``flags``, ``estimators`` and ``added_in``, which are added to
+                what is there, mappings.
         """
         with self._transaction():
-            texts = [key for key in ("reasons", "flags", "estimators") if key in row]
+            texts = [key for key in ("reasons", "flags", "estimators", "added_in") if key in row]
+            self._ensure("trials", texts)
             names = ", ".join(map(_quoted, texts))
             stored = self._db.execute(f"SELECT {names} FROM trials WHERE trial=?", (trial,)).fetchone()
             merged = {key: {**json.loads(text or "{}"), **row[key]} for key, text in zip(texts, stored, strict=True)}

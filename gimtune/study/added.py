@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+
+import torch
 
 from gimtune import parts
 from gimtune.metrics import MEASURES, Evaluation
 from gimtune.metrics.measures import Measure
+from gimtune.results.environment import begun_in, fingerprint
 from gimtune.results.store import Store
 from gimtune.study.opened import opened
+from gimtune.training import made_by
 from gimtune.vocabulary import Status
 
 #: Why a member has no value.
@@ -27,8 +32,9 @@ def add(
 ) -> int:
     """Measure registered metrics of a run's members that are done and have weights, on both splits; how many these are.
 
-    A member's row gets the values, reasons and flags in one transaction; what stands in it already is left as it is, so
-    that an interrupted call may be made again. The run's evaluations on the way get none.
+    A member's row gets the values, reasons and flags in one transaction, and by what they were made; what stands in it
+    already is left as it is, so that an interrupted call may be made again. The run's evaluations on the way get none.
+    Sums are split among as many threads as the run's workers had, where its folder says so.
 
     Args:
         names: of metrics, or of columns that they measure.
@@ -63,12 +69,27 @@ def add(
             if not (folder / "members" / f"{trial}.pt").is_file():
                 store.add(trial, {"reasons": dict.fromkeys([*keys, *(f"test_{key}" for key in keys)], _DROPPED)})
                 continue
-            pack, evaluation = opened(folder, trial, root, known)
-            wanted = [key for measure in measures for key in measure.keys(pack.members[0])]
-            store.add(trial, evaluation.added(pack.objective, pack.one(0), pack.members[0], wanted))
+            with _threads(begun_in(folder).get("threads", "")):
+                pack, evaluation = opened(folder, trial, root, known)
+                wanted = [key for measure in measures for key in measure.keys(pack.members[0])]
+                row = evaluation.added(pack.objective, pack.one(0), pack.members[0], wanted)
+                made = made_by(evaluation.data.device, torch.get_num_threads())
+            if f"environment {(name := fingerprint(made))}" not in store.meta:
+                store.annotate(**{f"environment {name}": json.dumps(made)})
+            store.add(trial, {**row, "added_in": dict.fromkeys(keys, name)})
             count += 1
             note(f"{trial} {json.loads(config)['model']}")
     return count
+
+
+@contextlib.contextmanager
+def _threads(stated: str) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(stated) if stated.isdecimal() and int(stated) else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _found(name: str) -> Measure:

@@ -7,6 +7,7 @@ training would give.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -161,9 +162,11 @@ def _different(offer: _Offer, run: Path, made: Mapping[str, str]) -> str:
     """In what its rows were made otherwise, in a line."""
     told: dict[str, None] = {}
     begun = environment.begun_in(run)
-    for stated in {row.get("environment") for row in offer.rows}:
+    for stated, added in {(row.get("environment"), row.get("added_in")) for row in offer.rows}:
         names = str(stated).split("+") if stated else []
-        for there in [environment.meaning(offer.meta, name) for name in names] or [begun]:
+        theirs = [environment.meaning(offer.meta, name) for name in names] or [begun]
+        theirs += [environment.meaning(offer.meta, name) for name in json.loads(str(added or "{}")).values()]
+        for there in theirs:
             told[environment.differences(made, there) if there else "it does not say by what"] = None
     return "; ".join(filter(None, sorted(told)))
 
