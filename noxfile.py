@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -38,6 +39,16 @@ def dry_run(session: nox.Session) -> None:
     """The main job's plan, from an empty folder."""
     with tempfile.TemporaryDirectory() as folder, session.chdir(folder):
         session.run(*STUDY, "dry_run=true")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site of docs/, into ``.site``: no warning, no broken link, and nothing that is fetched elsewhere."""
+    session.run("mkdocs", "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
+    fetched = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=.?https?:|<link\b[^>]*\bhref=.?https?:")
+    for page in (ROOT / ".site").rglob("*.html"):
+        if found := fetched.search(page.read_text()):
+            session.error(f"{page}: {found[0]}")
 
 
 @nox.session

@@ -1,10 +1,12 @@
 """Tables of the pages in docs/, made from the declarations: ``python docs/tables.py`` writes them anew.
 
 A region between ``<!-- NAME -->`` and ``<!-- end -->`` is replaced; a test keeps regions and declarations equal.
+Those of the reference that only the site shows are empty in the files, and filled as it is built.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # the declarations that stand beside this page, not those of an installed copy
 sys.path.insert(0, str(ROOT))
 
+from pydantic import BaseModel
+
 from gimtune.algebra.critics import KINDS
 from gimtune.algebra.encoders import ENCODERS
 from gimtune.algebra.likelihoods import LIKELIHOODS
@@ -21,9 +25,15 @@ from gimtune.algebra.models import MODELS
 from gimtune.algebra.models import classes as models_of
 from gimtune.algebra.priors import PRIORS, make_prior
 from gimtune.algebra.restrictions import RESTRICTIONS
-from gimtune.vocabulary import Model
+from gimtune.parts import registries
+from gimtune.study.composition import GROUPS, help_text, load, options
+from gimtune.study.schema import SWEPT, all_fields
+from gimtune.vocabulary import IDENTITY, LATE, METRICS, PROGRESS, PROTOCOL, Direction, Model
 
-FILES = (ROOT / "docs" / "models.md", ROOT / "docs" / "monitoring.md")
+FILES = (ROOT / "docs" / "reference" / "models.md", ROOT / "docs" / "howto" / "monitoring.md")
+
+#: Pages whose regions stay empty in the checkout.
+BUILT = tuple(ROOT / "docs" / "reference" / f"{name}.md" for name in ("command_line", "metrics", "parts"))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -148,6 +158,81 @@ def gauges() -> str:
     )
 
 
+def usage() -> str:
+    """The commands, as ``--help`` begins."""
+    return f"```text\n{help_text().partition('completion:')[0].rstrip()}\n```"
+
+
+def groups() -> str:
+    """What ``group=option`` may say."""
+    return _table(("group", "options"), ((f"`{g}`", ", ".join(f"`{name}`" for name in options(g))) for g in GROUPS))
+
+
+def keys() -> str:
+    """Every key with what it means, what it may be, and what it is in the main job."""
+    main = load(["study=tradeoff"])
+
+    def value(key: str) -> str:
+        section, _, name = key.rpartition(".")
+        found = getattr(getattr(main, section), name) if section else getattr(main, key)
+        text = json.dumps(found.model_dump() if isinstance(found, BaseModel) else found, default=str)
+        return f"`{text}`" if len(text) < 40 else "see its file"
+
+    return _table(
+        ("key", "meaning", "in `study=tradeoff`"),
+        ((f"`{key}`", field.description or "", value(key)) for key, field in all_fields()),
+    )
+
+
+def swept() -> str:
+    """What ``space`` takes beside the models' own parameters."""
+    return _table(("key", "what is swept"), ((f"`space.{key}`", meaning) for key, meaning in SWEPT.items()))
+
+
+def metrics() -> str:
+    """Every column that is measured."""
+    better = {Direction.MIN: "lower", Direction.MAX: "higher", Direction.NONE: ""}
+    return _table(
+        ("column", "what it is", "unit", "better", "error", "measured", "source"),
+        (
+            (
+                f"`{m.key}`",
+                m.meaning,
+                m.unit,
+                better[m.direction],
+                f"`{m.key}_se`" if m.error else "",
+                "at the end" if m.key in LATE else "always",
+                m.source,
+            )
+            for m in METRICS.values()
+        ),
+    )
+
+
+def columns() -> str:
+    """The columns of a row that are no metrics."""
+    named = {"what was run": IDENTITY, "how far it came": PROGRESS, "how it was measured": PROTOCOL}
+    return _table(("columns", "names"), ((what, ", ".join(f"`{c}`" for c in cs)) for what, cs in named.items()))
+
+
+def parts() -> str:
+    """Every registered part, kind by kind, with the contract of its kind."""
+
+    def section(kind: str) -> str:
+        registry = registries()[kind]
+        rows = ((registry.label(key), registry.facts(key)) for key in registry)
+        table = _table(
+            ("name", "what it is", "options", "source"),
+            (
+                (f"`{label}`", facts.summary, ", ".join(f"`{o}`" for o in facts.options), facts.source)
+                for label, facts in rows
+            ),
+        )
+        return f"## {kind}\n\nContract: {registry.contract}\n\n{table}"
+
+    return "\n\n".join(section(kind) for kind in registries())
+
+
 TABLES = {
     "models": models,
     "weights": weights,
@@ -157,6 +242,13 @@ TABLES = {
     "priors": priors,
     "kinds": kinds,
     "gauges": gauges,
+    "usage": usage,
+    "groups": groups,
+    "keys": keys,
+    "swept": swept,
+    "metrics": metrics,
+    "columns": columns,
+    "parts": parts,
 }
 
 

@@ -9,7 +9,7 @@
     def spread(view: View) -> float: ...
 
 Each raises `gimtune.parts.PartError`, in one line, where a part does not keep its contract, which
-``python -m gimtune parts NAME`` prints. docs/extending.md has an example of each.
+``python -m gimtune parts NAME`` prints. docs/howto/extending.md has an example of each.
 """
 
 from __future__ import annotations

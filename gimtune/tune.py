@@ -58,7 +58,8 @@ def space(study: str = "tradeoff", **overrides: Any) -> dict[str, Any]:
     ``{**gimtune.tune.space(...), "weight": tune.loguniform(0.01, 10)}``.
 
     Args:
-        study, overrides: as of `trainable`.
+        study: as of `trainable`.
+        overrides: likewise.
 
     Raises:
         ConfigError: bad input.

@@ -120,7 +120,8 @@ class Model:
         """Weights of the restrictions at the member's ``weight``, with the paper's ``parameters`` overridden.
 
         Args:
-            latent_dim, pixels: sizes of codes and images, for weights that the paper gives per dimension.
+            latent_dim: size of codes, for weights that the paper gives per dimension.
+            pixels: size of images, likewise.
             cost: nats that the likelihood takes for a unit of squared error, for weights that the paper gives beside
                 the squared error (`gimtune.algebra.likelihoods.Likelihood.cost`).
 

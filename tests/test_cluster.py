@@ -24,7 +24,7 @@ from gimtune.study.composition import load
 from gimtune.study.machine import cluster_address
 
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs" / "cluster"
+DOCS = ROOT / "docs" / "howto" / "cluster"
 STUDY = [
     "study=tradeoff",
     "models=[vae]",

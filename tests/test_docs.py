@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gimtune.parts import registries
+from gimtune.study.schema import keys
+from gimtune.vocabulary import METRICS
+
 ROOT = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
 tables = importlib.util.module_from_spec(_spec)
@@ -22,11 +26,28 @@ def test_tables_are_those_of_the_declarations(path):
 
 
 def test_a_changed_table_is_noticed():
-    pages = [path.read_text() for path in tables.FILES]
+    pages = [path.read_text() for path in (*tables.FILES, *tables.BUILT)]
     for name in tables.TABLES:
         assert any(f"<!-- {name} -->" in page for page in pages)
-    page = (ROOT / "docs" / "models.md").read_text()
+    page = (ROOT / "docs" / "reference" / "models.md").read_text()
     assert tables.filled(page.replace("| `vae` | q |", "| `vae` | p |")) == page
+
+
+def test_the_reference_names_all_there_is():
+    commands, metrics, parts = (tables.filled(path.read_text()) for path in tables.BUILT)
+    assert all(f"| `{key}` |" in commands for key in keys())
+    assert all(f"| `{key}` |" in metrics for key in METRICS)
+    for kind, registry in registries().items():
+        rows = parts.partition(f"## {kind}\n")[2].partition("\n## ")[0]
+        assert all(f"| `{registry.label(key)}` |" in rows for key in registry), kind
+
+
+def test_the_pages_of_the_site_are_there():
+    """What it warns of is said by its own session; a page that no page leads to is noticed here."""
+    site = yaml.safe_load(re.sub(r"!!python\S*", "", (ROOT / "mkdocs.yml").read_text()))
+    named = re.findall(r"[\w/]+\.md", yaml.safe_dump(site["nav"]))
+    there = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert {page for page in there if not page.startswith("results/")} == set(named)
 
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]

@@ -1,4 +1,4 @@
-"""docs/extending.md: every block of it, as one module of a package that is installed outside of the checkout."""
+"""docs/howto/extending.md: every block of it, as one module of a package that is installed outside of the checkout."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from gimtune import vocabulary
 from gimtune.results import load as results
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "extending.md").read_text()
+PAGE = (ROOT / "docs" / "howto" / "extending.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 CHECKS = """
 import sys

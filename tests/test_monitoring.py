@@ -18,7 +18,7 @@ from gimtune.tuning.gauges import GAUGES, Gauges
 from gimtune.tuning.trackers import Tracker, check, parameters, readable, trackers
 from gimtune.vocabulary import Status
 
-BOARD = json.loads((Path(__file__).parents[1] / "docs" / "grafana.json").read_text())
+BOARD = json.loads((Path(__file__).parents[1] / "docs" / "howto" / "grafana.json").read_text())
 VARIABLES = {variable["name"]: variable for variable in BOARD["templating"]["list"]}
 
 

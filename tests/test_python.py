@@ -22,7 +22,7 @@ from gimtune.study.composition import load
 from gimtune.training import run as trained
 from gimtune.training.device import precision
 
-DOCS = Path(__file__).parents[1] / "docs" / "python.md"
+DOCS = Path(__file__).parents[1] / "docs" / "howto" / "python.md"
 
 
 @pytest.fixture(scope="module")

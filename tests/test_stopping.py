@@ -232,7 +232,7 @@ def test_a_slurm_job_queues_itself_again_until_its_study_has_ended(tmp_path):
         "SLURM_JOB_ID": "42",
         "GIMTUNE_STORAGE": str(storage),
     }
-    script = Path(__file__).parents[1] / "docs" / "cluster" / "slurm.sh"
+    script = Path(__file__).parents[1] / "docs" / "howto" / "cluster" / "slurm.sh"
 
     def job():
         with (tmp_path / "output.txt").open("a") as output:

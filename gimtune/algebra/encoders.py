@@ -270,8 +270,9 @@ def sigma_start(side: Side) -> float:
     """Where a Gaussian posterior's deviation starts by default.
 
     Narrow where codes are drawn from it: a restriction of the codes alone holds a wide one where it starts, at weights
-    where a narrow one keeps its information (`docs/models.md` has the sweep). As wide as the prior on side p, where it
-    is a likelihood of the prior's codes: a narrow one would have the generator chase an encoder that knows nothing yet.
+    where a narrow one keeps its information (`docs/reference/models.md` has the sweep). As wide as the prior on side p,
+    where it is a likelihood of the prior's codes: a narrow one would have the generator chase an encoder
+    that knows nothing yet.
     """
     return 1.0 if side is Side.P else 0.03
 

@@ -374,7 +374,7 @@ def help_text() -> str:
     lines = [
         "usage: python -m gimtune [group=option] [key=value] ...   run a study",
         "       python -m gimtune analysis RUN ...                 its tables, figures and report; analysis --help",
-        "       python -m gimtune merge RUN RUN2 ... OUT            several runs as one; docs/growing.md",
+        "       python -m gimtune merge RUN RUN2 ... OUT            several runs as one; docs/howto/growing.md",
         "       python -m gimtune repair RUN                       results that are damaged or gone, made anew",
         "       python -m gimtune sweep [key=value] ...            each model's range of weights, as a file to keep",
         "       python -m gimtune parts [NAME]                     what a study may name, and what it takes",

@@ -185,7 +185,7 @@ class Ray(_Section):
     dashboard: bool = Field(description="serve the Ray dashboard on the loopback address")
     dashboard_port: Annotated[int, Field(ge=1, le=65535)] = Field(description="its port, or the next free one")
     trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
-        description="log to tensorboard, mlflow, wandb as well (docs/monitoring.md)"
+        description="log to tensorboard, mlflow, wandb as well (docs/howto/monitoring.md)"
     )
 
     @field_validator("trackers")
@@ -247,7 +247,7 @@ class Config(_Section):
     reuse: list[str] = Field(
         default=[],
         description="earlier runs, RUN or [RUN, RUN2]: their members are taken over where they are this study's, and "
-        "not trained again (docs/growing.md)",
+        "not trained again (docs/howto/growing.md)",
     )
     across: bool = Field(
         default=False,
