@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def on_config(config: Any) -> Any:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Regions between ``<!-- NAME -->`` and ``<!-- end -->`` are made anew, as `tables` does in the files."""
     return tables.filled(markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Formulas between dollar signs."""
+    return re.sub(r'<span class="arithmatex">\\\((.*?)\\\)</span>', lambda found: convert(unescape(found[1])), html)
 
 
 def _results() -> list[str]:

@@ -7,6 +7,7 @@ Those of the reference that only the site shows are empty in the files, and fill
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,7 @@ from gimtune.algebra.models import MODELS
 from gimtune.algebra.models import classes as models_of
 from gimtune.algebra.priors import PRIORS, make_prior
 from gimtune.algebra.restrictions import RESTRICTIONS
+from gimtune.analysis.figures.gallery import FIGURES
 from gimtune.parts import registries
 from gimtune.study.composition import GROUPS, help_text, load, options
 from gimtune.study.schema import SWEPT, all_fields
@@ -33,7 +35,16 @@ from gimtune.vocabulary import IDENTITY, LATE, METRICS, PROGRESS, PROTOCOL, Dire
 FILES = (ROOT / "docs" / "reference" / "models.md", ROOT / "docs" / "howto" / "monitoring.md")
 
 #: Pages whose regions stay empty in the checkout.
-BUILT = tuple(ROOT / "docs" / "reference" / f"{name}.md" for name in ("command_line", "metrics", "parts"))
+BUILT = tuple(
+    ROOT / "docs" / f"{page}.md"
+    for page in (
+        "reference/command_line",
+        "reference/metrics",
+        "reference/parts",
+        "howto/export",
+        "theory/linear_gaussian",
+    )
+)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -180,8 +191,12 @@ def keys() -> str:
 
     return _table(
         ("key", "meaning", "in `study=tradeoff`"),
-        ((f"`{key}`", field.description or "", value(key)) for key, field in all_fields()),
+        ((f"`{key}`", _linked(field.description or ""), value(key)) for key, field in all_fields()),
     )
+
+
+def _linked(meaning: str) -> str:
+    return re.sub(r"docs/([\w/]+\.md)", r"[\1](../\1)", meaning)
 
 
 def swept() -> str:
@@ -233,6 +248,33 @@ def parts() -> str:
     return "\n\n".join(section(kind) for kind in registries())
 
 
+def figures() -> str:
+    """What ``gimtune analysis`` draws."""
+    return _table(
+        ("figure", "what it shows", "how to read it"),
+        ((f"`{name}`", kind.title, kind.caption) for name, kind in FIGURES.items()),
+    )
+
+
+def world() -> str:
+    """The best beta-VAE of a pixel N(0, 1) and one code, at the decoder's variance .1: `docs/theory`."""
+    variance = 0.1
+
+    def row(beta: float) -> tuple[float, ...]:
+        noise = min(beta * variance, 1.0)
+        rate = information = 0.5 * math.log(1 / noise)
+        loss = 0.5 * (noise / variance + math.log(2 * math.pi * variance)) + beta * rate
+        inversion = 0.5 * (noise / variance - 1 - math.log(noise / variance))
+        difference = beta * rate + 0.5 * math.log(2 * math.pi * math.e) + inversion
+        noised = 0.5 * math.log(1.01 / (noise + 0.01))
+        means, drawn = ((1 - math.sqrt(1 - noise + more)) ** 2 for more in (0.0, variance))
+        return beta, noise, information, rate, loss, inversion, difference - loss, noised, means, drawn
+
+    head = ("beta", "r", "I_q", "rate", "L_q", "KL(q(x|z) || p(x|z))", "-L + dI", "mi_noised", "FID of means")
+    betas = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+    return _table((*head, "FID of draws"), ([f"{round(v, 9):.3g}" for v in row(beta)] for beta in betas))
+
+
 TABLES = {
     "models": models,
     "weights": weights,
@@ -249,6 +291,8 @@ TABLES = {
     "metrics": metrics,
     "columns": columns,
     "parts": parts,
+    "figures": figures,
+    "world": world,
 }
 
 

@@ -1,14 +1,18 @@
 """Tables of the documentation are those of the declarations."""
 
 import importlib.util
+import math
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from scipy import optimize
 
 from gimtune.parts import registries
+from gimtune.study.composition import load
 from gimtune.study.schema import keys
 from gimtune.vocabulary import METRICS
 
@@ -34,12 +38,44 @@ def test_a_changed_table_is_noticed():
 
 
 def test_the_reference_names_all_there_is():
-    commands, metrics, parts = (tables.filled(path.read_text()) for path in tables.BUILT)
+    commands, metrics, parts = (tables.filled(path.read_text()) for path in tables.BUILT[:3])
     assert all(f"| `{key}` |" in commands for key in keys())
     assert all(f"| `{key}` |" in metrics for key in METRICS)
     for kind, registry in registries().items():
         rows = parts.partition(f"## {kind}\n")[2].partition("\n## ")[0]
         assert all(f"| `{registry.label(key)}` |" in rows for key in registry), kind
+
+
+def test_the_worked_world_is_the_best_of_its_kind():
+    """The loss of its page, minimised by search over the encoder's slope and noise, the decoder's slope at its best."""
+    rows = [line.strip("| ").split(" | ") for line in tables.world().splitlines()[2:]]
+    for beta, share, information, _, loss, _, identity, *_ in ([float(cell) for cell in row] for row in rows):
+
+        def of(found, beta=beta):
+            slope, noise = found[0], math.exp(found[1])
+            w = slope / (slope**2 + noise**2)
+            error = (1 - w * slope) ** 2 + w**2 * noise**2
+            rate = 0.5 * (slope**2 + noise**2 - 1) - math.log(noise)
+            return 0.5 * (error / 0.1 + math.log(2 * math.pi * 0.1)) + beta * rate
+
+        best = optimize.minimize(of, (0.7, -0.5), method="Nelder-Mead", options={"fatol": 1e-12, "xatol": 1e-8})
+        slope, noise = best.x[0], math.exp(best.x[1])
+        digits = 0.01  # the page has three
+        assert best.fun == pytest.approx(loss, rel=digits)
+        assert noise**2 / (slope**2 + noise**2) == pytest.approx(share, rel=digits)
+        assert 0.5 * math.log1p(slope**2 / noise**2) == pytest.approx(information, rel=digits, abs=1e-3)
+        assert identity == information
+
+
+COMMAND = re.compile(r"^python -m gimtune (study=.*)$", re.M)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "tutorials").glob("*.md")), ids=lambda p: p.name)
+def test_commands_of_the_tutorials_are_understood(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in COMMAND.findall(path.read_text().replace("\\\n", " ")):
+        words = [word for word in shlex.split(command) if not word.startswith("reuse=")]
+        assert load(words).name == "first"
 
 
 def test_the_pages_of_the_site_are_there():
