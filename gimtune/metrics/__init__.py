@@ -5,6 +5,7 @@ from gimtune.metrics import (  # noqa: F401 - they register themselves
     classes,
     ends,
     energy,
+    exported,
     factors,
     frechet,
     generation,

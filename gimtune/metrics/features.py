@@ -52,6 +52,21 @@ class FeatureSource(ABC):
             ValueError: naming the key.
         """
 
+    def fits(self, data: Dataset, settings: Mapping[str, Any]) -> None:  # noqa: B027 - most take all images
+        """Refuse images that it does not take, before Ray starts.
+
+        Raises:
+            ValueError: naming the key.
+        """
+
+    def identity(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What a member's configuration says of it beside the settings that all have.
+
+        Raises:
+            ValueError: naming the key.
+        """
+        return {}
+
     def provide(self, data: Dataset, folder: Path) -> None:  # noqa: B027 - most have nothing to make
         """Make what workers will look for in a folder of the run; they wait for it."""
 
@@ -137,6 +152,14 @@ def begin(data: Dataset, settings: Mapping[str, Any], folder: Path) -> str:
         with replacing(path) as temporary, temporary.open("wb") as handle:
             torch.save({"name": network.name, "state": source.state(network)}, handle)
     return note
+
+
+def keeps(run: Path) -> bool:
+    """Whether a run has all of its feature network in its folder, whatever became of the file that it came from."""
+    try:
+        return bool(torch.load(run / "features" / RULER, weights_only=True, map_location="cpu")["state"])
+    except Exception:  # there is none, or a damaged one, which `load` tells of
+        return False
 
 
 @torch.no_grad()

@@ -67,7 +67,10 @@ COMMANDS = ("analysis", "merge", "parts", "repair", "sweep")
 #: Sections that take further keys than they come with.
 _GROWING = ("space", "objectives", "constraints", *OPEN)
 #: Keys whose values are paths, taken as a shell hands them over: Hydra's grammar gives a meaning to most signs.
-_PATHS = ("storage_path", "resume", "data.path", "data.root", "search.warm_start", "metrics.inception_weights")
+_PATHS = (
+    *("storage_path", "resume", "data.path", "data.root", "search.warm_start"),
+    *("metrics.inception_weights", "metrics.features_file"),
+)
 #: Bytes of a file's name, and of a path.
 _LONGEST, _DEEPEST = 255 - len(".yaml"), 4000
 _QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""

@@ -29,14 +29,23 @@ def load_data(config: Config) -> Dataset:
         raise ConfigError(str(error)) from None
 
 
-def check_data(config: Config, data: Dataset, members: Iterable[Member]) -> None:
+def check_data(config: Config, data: Dataset, members: Iterable[Member], compared: bool = False) -> None:
     """Refuse data that do not serve a study's members.
+
+    Args:
+        compared: a feature network is at hand that has taken them already.
 
     Raises:
         ConfigError: naming the key.
     """
     _check_images(config, data)
     _check_kind(config, data, members)
+    if compared:
+        return
+    try:
+        FEATURES[config.metrics.fid_features].fits(data, config.metrics.model_dump())
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _check_images(config: Config, data: Dataset) -> None:

@@ -267,7 +267,7 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         ),
         shuffle_seed=config.seed,
         # a member that is measured in full is the one that it was before there was a choice
-        metrics=config.metrics.model_dump() | ({"measure": way} if (way := config.budget.measure) != "all" else {}),
+        metrics=_measured(config) | ({"measure": way} if (way := config.budget.measure) != "all" else {}),
         patience=config.budget.patience,
         restore=str(restore),
         watched=dict(config.objectives),
@@ -275,6 +275,15 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         # what other models are told apart by says nothing of this one
         assignment={k: v for k, v in values.items() if k in ("model", *SWEPT, *model.parameters)},
     )
+
+
+def _measured(config: Config) -> dict[str, Any]:
+    stated = config.metrics.model_dump()
+    try:
+        own = FEATURES[config.metrics.fid_features].identity(stated)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return {key: value for key, value in stated.items() if key != "features_file"} | own
 
 
 def _plugins(config: Config, model: Model, prior: Prior, likelihood: str, encoder: str, network: str) -> dict[str, str]:

@@ -118,8 +118,9 @@ class Critic(_Section):
 
 class Metrics(_Section):
     fid_features: str = Field(
-        description="network that images are compared by: classifier, random, inception, one's own; of vectors: values"
+        description="network that images are compared by: classifier, random, inception, exported, a registered one"
     )
+    features_file: str | None = Field(default=None, description="program of torch.export (.pt2), for exported")
     inception_weights: str | None = Field(description="file or address of the Inception weights; null: pytorch-fid's")
     fid_samples: Annotated[int, Field(ge=2)] = Field(
         description="images generated for a distance from those of the split"
@@ -334,12 +335,12 @@ def validated(content: Any) -> Config:
             "search.warm_start=RUN starts from an earlier run's, and grid and random take them over"
         )
     weights = config.metrics.inception_weights
-    if weights and "://" not in weights:
-        if not Path(weights).is_file():
-            raise ConfigError(f"metrics.inception_weights={weights}: no such file")
-        # a worker stands elsewhere
-        metrics = config.metrics.model_copy(update={"inception_weights": str(Path(weights).resolve())})
-        config = config.model_copy(update={"metrics": metrics})
+    if weights and "://" not in weights and not Path(weights).is_file():
+        raise ConfigError(f"metrics.inception_weights={weights}: no such file")
+    # a worker stands elsewhere
+    given = {key: getattr(config.metrics, key) for key in ("inception_weights", "features_file")}
+    found = {key: str(Path(path).resolve()) for key, path in given.items() if path and "://" not in path}
+    config = config.model_copy(update={"metrics": config.metrics.model_copy(update=found)})
     for key in ("storage_path", "resume"):
         try:
             mirror.is_address(getattr(config, key) or "")

@@ -78,8 +78,8 @@ def joined(config: Config, address: str, folder: Path) -> Iterator[None]:
     try:
         alive = _alive()
         check_machine(config, [(n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0)) for n in alive])
-        weights = config.metrics.inception_weights
-        check_shared(config, folder, alive, [weights] if weights and "://" not in weights else [])
+        files = (config.metrics.inception_weights, config.metrics.features_file)
+        check_shared(config, folder, alive, [path for path in files if path and "://" not in path])
         yield
     finally:
         ray.shutdown()

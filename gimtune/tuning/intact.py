@@ -20,7 +20,10 @@ from gimtune.vocabulary import Status
 #: Sections and keys of ``config.yaml`` that no member depends on: a change of these is carried out.
 _FREE = ("ray", "stop", "resources", "storage_path", "checkpoints", "data.root", "data.download")
 #: What belongs to a command, or is a path of this machine.
-_OF_NOW = ("resume", "across", "dry_run", "reuse", "metrics.inception_weights", "search.warm_start")
+_OF_NOW = (
+    *("resume", "across", "dry_run", "reuse", "search.warm_start"),
+    *("metrics.inception_weights", "metrics.features_file"),
+)
 
 
 def check_whole(run: Path) -> None:

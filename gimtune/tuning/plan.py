@@ -15,7 +15,7 @@ from rich.table import Table
 
 from gimtune import parts
 from gimtune.data import Dataset
-from gimtune.metrics import FEATURES
+from gimtune.metrics import FEATURES, features
 from gimtune.results import mirror
 from gimtune.results.environment import begun_in, changed, differences
 from gimtune.results.store import Store
@@ -107,7 +107,8 @@ def preflight(config: Config) -> Plan:
     try:
         if config.scheduler.name == "mo_asha":
             make_rungs(config)
-        FEATURES[config.metrics.fid_features].check(config.metrics.model_dump())
+        if not (kept := run is not None and features.keeps(run)):
+            FEATURES[config.metrics.fid_features].check(config.metrics.model_dump())
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if config.ray.trackers:
@@ -115,7 +116,7 @@ def preflight(config: Config) -> Plan:
 
         check(config)
     data = load_data(config)
-    check_data(config, data, planned)
+    check_data(config, data, planned, kept)
     if run:
         listed = _packs_of(run, planned)
         notes = (*notes, *changes(config, run, data.digest), *missing(run, listed))

@@ -416,7 +416,7 @@ def test_data_says_which_options_it_takes():
     with pytest.raises(ValueError, match=r"data\.path=x: digits takes no options"):
         data.load("digits", path="x")
     assert {*DATASETS} >= {"digits", "mnist", "fashion_mnist", "images", "vectors", "torchvision"}
-    assert {*FEATURES} == {"classifier", "random", "inception", "values"}
+    assert {*FEATURES} == {"classifier", "random", "inception", "exported", "values"}
 
 
 # What somebody's own code may do
