@@ -237,15 +237,22 @@ def parts() -> str:
         registry = registries()[kind]
         rows = ((registry.label(key), registry.facts(key)) for key in registry)
         table = _table(
-            ("name", "what it is", "options", "source"),
+            ("name", "what it is", "columns" if kind == "metric" else "options", "source"),
             (
-                (f"`{label}`", facts.summary, ", ".join(f"`{o}`" for o in facts.options), facts.source)
+                (
+                    f"`{label}`",
+                    facts.summary,
+                    ", ".join(f"`{o}`" for o in facts.options if not o.startswith("critic.")),
+                    facts.source,
+                )
                 for label, facts in rows
             ),
         )
         return f"## {kind}\n\nContract: {registry.contract}\n\n{table}"
 
-    return "\n\n".join(section(kind) for kind in registries())
+    order = ("model", "restriction", "prior", "encoder", "likelihood", "network", "data", "metric", "features")
+    assert {*order} == {*registries()}
+    return "\n\n".join(map(section, order))
 
 
 def figures() -> str:
