@@ -189,6 +189,35 @@ def test_a_killed_driver_goes_on_where_it_was(undisturbed, drive, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_study_with_constraints_goes_on_to_the_same_front(undisturbed, drive, tmp_path):
+    # what a bound in the middle makes of the numbers of a study without one, which trains the same members
+    whole = analysis.load(only_run(undisturbed)).trials
+    bound = float(whole["probe_codes"].median())
+    feasible = whole[whole["probe_codes"] >= bound]
+    assert 0 < len(feasible) < len(whole)
+    driver = drive(tmp_path, *STUDY, f"constraints={{probe_codes: {{min: {bound!r}}}}}")
+    until(driver, tmp_path, 8)
+    driver.process.kill()
+    driver.end()
+    run = only_run(tmp_path)
+    assert 8 <= len(analysis.load(run).reports) < 24
+    again = drive(tmp_path, f"resume={run}")
+    assert again.wait() == 0, again.said()
+    study = analysis.load(run)
+    left = ["checkpoint", *CLOCK]
+    pd.testing.assert_frame_equal(study.trials.drop(columns=[*left, "infeasible"]), whole.drop(columns=left))
+    assert study.trials[study.trials["infeasible"].isna()]["trial"].tolist() == feasible["trial"].tolist()
+    objectives = {"fid": "min", "probe_codes": "max"}
+    front = analysis.front(study.trials, objectives)
+    assert front.rows["trial"].tolist() == analysis.front(feasible, objectives).rows["trial"].tolist()
+    assert set(pd.read_csv(run / "pareto.csv")["trial"]) == {*front.rows["trial"]}
+    # weights are kept of what no other of its model dominates, with infeasible members among themselves
+    groups = whole.groupby(["model", whole["probe_codes"] >= bound])
+    best = {trial for _, own in groups for trial in analysis.front(own, objectives).rows["trial"]}
+    assert {path.stem for path in (run / "members").iterdir()} == best
+
+
+@pytest.mark.slow
 def test_an_interrupted_study_says_how_to_go_on_and_does(undisturbed, drive, tmp_path):
     driver = drive(tmp_path, *STUDY, "ray.dashboard=false")
     until(driver, tmp_path, 4)
