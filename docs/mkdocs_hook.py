@@ -27,7 +27,8 @@ def on_config(config: Any) -> Any:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Regions between ``<!-- NAME -->`` and ``<!-- end -->`` are made anew, as `tables` does in the files."""
-    return tables.filled(markdown)
+    # those of pandas are then tables like all others, which scroll where there is no room
+    return tables.filled(markdown).replace('<table border="1" class="dataframe">', "<table>")
 
 
 def on_page_content(html: str, **_: Any) -> str:
