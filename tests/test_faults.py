@@ -10,7 +10,8 @@ import sys
 import hypothesis.strategies as st
 import pandas as pd
 import pytest
-from helpers import member
+import torch
+from helpers import member, numbers
 from hypothesis import given
 from test_tuning import STUDY, Driver, only_run, table
 
@@ -18,7 +19,7 @@ from gimtune import analysis
 from gimtune.results.pareto import fronts_by
 from gimtune.results.store import Store
 from gimtune.tuning.attempts import MOST, Attempts
-from gimtune.tuning.packs import as_text, rows_of
+from gimtune.tuning.packs import as_text, check_share, packs, rows_of, share
 from gimtune.tuning.retention import Retention
 from gimtune.vocabulary import METRICS, Status
 
@@ -90,6 +91,132 @@ def test_other_troubles_of_the_machine_are_tried_again_first(tmp_path, monkeypat
     else:
         assert rows_of(said)[one.trial]["status"] == Status.FAILED
         assert "no room" in rows_of(said)[one.trial]["error"]
+
+
+def worker(pack, folder):
+    """A trainable of a fresh worker."""
+    from gimtune.tuning import trainable
+
+    trial = trainable.GimTrial.__new__(trainable.GimTrial)
+    (folder / "config.yaml").touch()
+    trial._data = None
+    members = [one.to_json() for one in pack]
+    trial._start({"members": members, "folder": str(folder), "cpu": 1, "gpu": 0, "driver": "one", "plugins": {}})
+    return trial
+
+
+def ended(pack, folder):
+    """Results of a pack that is started again where its worker raises, as Ray does; and what was raised."""
+    told, raised, trial = [], [], worker(pack, folder)
+    while not told or not told[-1]["done"]:
+        try:
+            told.append(trial.step())
+        except Exception as error:
+            raised.append(error)
+            assert len(raised) < 20
+            trial = worker(pack, folder)
+    return told, raised
+
+
+def last_rows(told):
+    rows = {}
+    for one in told:
+        rows |= {(name, row.get("epoch")): row for name, row in rows_of(one).items()}
+    return rows
+
+
+#: Of one model and network, with weights to go back to.
+SEVERAL = [member("wae_gan", epochs=4, seed=s, restore="objectives") for s in range(4)]
+
+
+@pytest.fixture(scope="module")
+def with_memory(small, tmp_path_factory):
+    from gimtune.tuning import trainable
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainable, "kept", lambda *arguments: small)
+        told, raised = ended(SEVERAL, tmp_path_factory.mktemp("memory"))
+    assert not raised
+    return last_rows(told)
+
+
+@pytest.mark.parametrize(("most", "epoch"), [(2, 0), (2, 2), (1, 1)])
+def test_a_pack_without_memory_goes_on_by_halves_bit_for_bit(small, tmp_path, monkeypatch, with_memory, most, epoch):
+    from gimtune.training import Pack
+    from gimtune.tuning import trainable
+
+    monkeypatch.setattr(trainable, "kept", lambda *arguments: small)
+    roomy = Pack.train_epoch
+
+    def train_epoch(self, *arguments):
+        if len(self.members) > most and self.epoch >= epoch:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return roomy(self, *arguments)
+
+    monkeypatch.setattr(Pack, "train_epoch", train_epoch)
+    told, raised = ended(SEVERAL, tmp_path)
+    # 4, then 2 and 2, then 1 and 1 and 1 and 1
+    assert len(raised) == {2: 1, 1: 3}[most]
+    rows = last_rows(told)
+    assert rows.keys() == with_memory.keys()
+    assert [numbers(rows[key]) for key in with_memory] == [numbers(row) for row in with_memory.values()]
+    assert any(f"goes on with {most} at a time" in note for one in told for note in one["notes"])
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), "illegal memory access"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "CUDNN_STATUS"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+    ],
+)
+@pytest.mark.parametrize("where", ["train_epoch", "measure"])
+def test_a_device_that_fails_ends_its_worker_and_a_member_fails_after_several(
+    small, tmp_path, monkeypatch, error, text, where
+):
+    from gimtune.training import Pack
+    from gimtune.tuning import trainable
+
+    class Broken:
+        """Measurements that a device fails."""
+
+        data = small.data
+
+        def measure(self, *arguments, **options):
+            raise error
+
+    def train_epoch(self, *arguments):
+        raise error
+
+    monkeypatch.setattr(trainable, "kept", lambda *arguments: Broken())
+    if where == "train_epoch":
+        monkeypatch.setattr(Pack, "train_epoch", train_epoch)
+    last = worker(SEVERAL[:1], tmp_path)
+    for _ in range(MOST - 1):
+        with pytest.raises(type(error)):
+            last.step()
+        last = worker(SEVERAL[:1], tmp_path)
+    (row,) = rows_of(last.step()).values()
+    assert row["status"] == Status.FAILED
+    assert text in row["error"]
+    # and it is given no other pack
+    with pytest.raises(RuntimeError, match="in another"):
+        last.reset_config({"pack": {}})
+
+
+def test_shares_that_do_not_fit_are_refused_and_packs_are_made_to_fit():
+    image, data = (1, 28, 28), 70_000 * 784
+    many = [member("vae", seed=s, batch_size=256, network={"name": "mlp", "hidden": [512, 512]}) for s in range(64)]
+    device = 8 * 2**30
+    made = [packs(many, "auto", image, "cuda", 1, share(gpu, device, data)) for gpu in (1, 0.25, 0.1)]
+    for gpu, those in zip((1, 0.25, 0.1), made, strict=True):
+        check_share(those, image, gpu, device, data)
+    assert len(made[0]) < len(made[1]) < len(made[2])
+    with pytest.raises(ValueError, match=r"resources.gpu=0.1: 0.8 GiB of .* a pack of 64 of vae takes .* smaller res"):
+        check_share([many], image, 0.1, device, data)
+    with pytest.raises(ValueError, match=r"resources.gpu=0.05: .* or more, or a smaller network"):
+        check_share([many[:1]], image, 0.05, device, data)
 
 
 ROWS = st.lists(
@@ -203,22 +330,57 @@ def test_a_study_on_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path)
     pd.testing.assert_frame_equal(table(run), table(only_run(reference)), check_exact=True)
 
 
+#: What every worker runs first, and what befalls it there in a minibatch of this model.
 POISON = """
 import os, signal, sys
 if any("default_worker" in part for part in sys.argv) or "RAY_JOB_ID" in os.environ or "RAY_RAYLET_PID" in os.environ:
+    import torch
     import gimtune.training as training
     first = training.Pack.train_epoch
     def train_epoch(self, *arguments):
-        if self.members[0].model == "wvae":
-            os.kill(os.getpid(), signal.SIGKILL)
+        {befalls}
         return first(self, *arguments)
     training.Pack.train_epoch = train_epoch
+"""
+KILLED = 'if self.members[0].model == "wvae": os.kill(os.getpid(), signal.SIGKILL)'
+DEVICE = """
+        if self.members[0].model == "wvae":
+            open("workers.txt", "a").write(f"{os.getpid()}\\n")
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+        if self.epoch >= 2 and len(self.members) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 """
 
 
 @pytest.mark.slow
+def test_a_study_outlives_a_device_that_fails_and_one_without_memory(tmp_path):
+    found = {}
+    for name, models, befalls in (("quiet", "[vae]", "pass"), ("broken", "[vae,wvae]", DEVICE)):
+        place = tmp_path / name
+        place.mkdir()
+        befalls = befalls.replace("workers.txt", str(place / "workers.txt"))
+        (place / "sitecustomize.py").write_text(POISON.replace("{befalls}", befalls))
+        driver = Driver(place, *STUDY, "space.seed=0", f"models={models}", path=place)
+        try:
+            # every fresh worker imports torch
+            assert driver.process.wait(500) == (name == "broken"), driver.said()
+        finally:
+            driver.end()
+        found[name] = table(only_run(place))
+    trials = found["broken"]
+    failed = trials[trials["model"] == "wvae"]
+    assert set(failed["status"]) == {"failed"}
+    assert failed["error"].str.contains("CUDA error: unspecified launch failure").all()
+    # its pack was tried in so many fresh workers
+    assert len(set((tmp_path / "broken" / "workers.txt").read_text().split())) == MOST
+    assert "goes on with 1 at a time" in (tmp_path / "broken" / "output.txt").read_text()
+    left = trials[trials["model"] == "vae"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(left[found["quiet"].columns], found["quiet"], check_exact=True)
+
+
+@pytest.mark.slow
 def test_a_pack_that_kills_its_workers_is_given_up_and_the_others_end(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(POISON)
+    (tmp_path / "sitecustomize.py").write_text(POISON.replace("{befalls}", KILLED))
     driver = Driver(tmp_path, *STUDY, path=tmp_path)
     try:
         assert driver.wait() == 1, driver.said()

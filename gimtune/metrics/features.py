@@ -20,6 +20,7 @@ from torch import Tensor
 from gimtune import parts
 from gimtune.data import Dataset
 from gimtune.files import locked, replacing
+from gimtune.training.device import machines
 
 #: Images that go through a network at a time.
 BATCH = 500
@@ -122,9 +123,11 @@ def load(
         kept = torch.load(path, weights_only=True, map_location="cpu")
         name, state = kept["name"], kept["state"]
         network = source.made(data, state, device) if state else source.load(data, settings, path.parent, device)
-    except (OSError, MemoryError, torch.OutOfMemoryError):
+    except OSError:
         raise
     except Exception as error:  # torch raises a different type for every way a file can be damaged
+        if machines(error):
+            raise
         raise ValueError(f"{path}: not the run's feature network ({str(error).splitlines()[0][:200]})") from None
     if network.name != name:
         raise ValueError(f"{path}: the run's features are {name}, and what is there is {network.name}")

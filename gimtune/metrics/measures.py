@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from gimtune import parts
 from gimtune.metrics.view import Estimate, View
+from gimtune.training import machines
 from gimtune.vocabulary import Member, Metric, declare
 
 Values = Mapping[str, float | Estimate]
@@ -49,10 +48,8 @@ class Measure:
         """
         try:
             return self._estimates(view)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
         except (Exception, SystemExit) as error:
-            if self.ours:
+            if self.ours or machines(error):
                 raise
             why = f"{type(error).__name__}: {error}".splitlines()[0]
             return {key: Estimate(math.nan, reason=why) for key in self.keys(view.member)}

@@ -16,7 +16,7 @@ from gimtune.algebra.priors import Prior
 from gimtune.algebra.seeds import generator
 from gimtune.metrics import mixture
 from gimtune.metrics.features import Features, features_of
-from gimtune.training import Fellow, Resident
+from gimtune.training import Fellow, Resident, machines
 from gimtune.vocabulary import Member, Side
 
 #: Images that go through the networks at a time.
@@ -288,11 +288,9 @@ class View:
             try:
                 for view, made in zip([self, *others], make([self, *others]), strict=True):
                     view._once[key] = made
-            except torch.OutOfMemoryError:
-                raise
-            except (ArithmeticError, RuntimeError, ValueError):
+            except (ArithmeticError, RuntimeError, ValueError) as error:
                 # it may be another member that cannot be measured
-                if not others:
+                if not others or machines(error):
                     raise
                 (self._once[key],) = make([self])
         value: T = self._once[key]

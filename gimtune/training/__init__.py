@@ -1,8 +1,8 @@
 """Members as one program: packs, their train steps, checkpoints. Knows neither metrics nor Ray."""
 
 from gimtune.training.adam import Adam
-from gimtune.training.checkpoints import adopt, reached, save
-from gimtune.training.device import Resident, default_device, made_by, precision
+from gimtune.training.checkpoints import adopt, halve, parts, reached, save
+from gimtune.training.device import Resident, default_device, device_lost, machines, made_by, out_of_memory, precision
 from gimtune.training.loop import Rows, run
 from gimtune.training.pack import FORMAT, Fellow, Pack, pack_name
 
@@ -15,8 +15,13 @@ __all__ = [
     "Rows",
     "adopt",
     "default_device",
+    "device_lost",
+    "halve",
+    "machines",
     "made_by",
+    "out_of_memory",
     "pack_name",
+    "parts",
     "precision",
     "reached",
     "run",

@@ -6,11 +6,13 @@ They stand behind evaluations, and where a pack was asked to stop, within an epo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from gimtune.files import replacing
 from gimtune.training.pack import FORMAT, pack_name
@@ -21,11 +23,13 @@ _KEPT = 2
 _FREE = frozenset({"weight", "restrictions", "seed", "learning_rate", "beta1", "prior"})
 #: Where a pack was stopped between two evaluations.
 _BETWEEN = "between.pt"
+#: Which members of a pack are trained at a time, where memory does not suffice for all.
+_PARTS = "parts.json"
 
 
 def reached(checkpoints: Path) -> int:
-    """The epoch of a pack's newest checkpoint by its name, readable or not; 0 without one."""
-    return max((int(path.stem.removeprefix("epoch-")) for path in checkpoints.glob("epoch-*.pt")), default=0)
+    """The epoch of a pack's newest checkpoint by its name, readable or not, of all its parts; 0 without one."""
+    return max((int(path.stem.removeprefix("epoch-")) for path in checkpoints.rglob("epoch-*.pt")), default=0)
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -62,6 +66,63 @@ def keep(state: dict[str, Any], checkpoints: Path) -> None:
 def keep_between(state: dict[str, Any], checkpoints: Path) -> None:
     """Write the state of a pack that stands between two evaluations, beside the others."""
     save(state, checkpoints / _BETWEEN)
+
+
+def parts(members: Sequence[Member], checkpoints: Path) -> list[tuple[list[Member], Path]]:
+    """A pack's members as they are trained together, one part after the other, and where each has its checkpoints."""
+    named = {member.trial: member for member in members}
+    try:
+        found = [[named[trial] for trial in part] for part in json.loads((checkpoints / _PARTS).read_text())]
+    except (FileNotFoundError, ValueError, KeyError):
+        return [(list(members), checkpoints)]
+    return [(part, checkpoints / pack_name(part)) for part in found]
+
+
+def halve(members: Sequence[Member], checkpoints: Path, part: Sequence[Member]) -> None:
+    """Part a pack's part in two, which go on from where it stands."""
+    before = parts(members, checkpoints)
+    there = next(place for found, place in before if found == list(part))
+    middle = -(-len(part) // 2)
+    halves = [list(part[:middle]), list(part[middle:])]
+    if state := newest(there, lambda text: None):
+        for half in halves:
+            # an earlier attempt may have been cut off
+            shutil.rmtree(checkpoints / pack_name(half), ignore_errors=True)
+            put = keep if state.get("stands", "behind") == "behind" else keep_between
+            put(_of(state, {member.trial for member in half}), checkpoints / pack_name(half))
+    listed = [half for found, _ in before for half in (halves if found == list(part) else [found])]
+    with replacing(checkpoints / _PARTS) as temporary:
+        temporary.write_text(json.dumps([[member.trial for member in half] for half in listed]))
+    for old in there.glob("*.pt"):
+        old.unlink()
+
+
+def _of(state: dict[str, Any], trials: set[str]) -> dict[str, Any]:
+    """A pack's state without its other members."""
+    index = [i for i, trial in enumerate(state["members"]) if trial in trials]
+
+    def stack(tree: Any) -> Any:
+        return None if tree is None else tree_map(lambda leaf: leaf[index], tree)
+
+    def rows(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [row for row in batch if row["trial"] in trials]
+
+    return {
+        **state,
+        "members": [state["members"][i] for i in index],
+        "rows": [batch for batch in map(rows, state["rows"]) if batch],
+        "pending": rows(state["pending"]),
+        # steps are counted for all at once
+        "optimisers": {
+            player: {"first": stack(moments["first"]), "second": stack(moments["second"]), "steps": moments["steps"]}
+            for player, moments in state["optimisers"].items()
+        },
+        **{key: stack(state[key]) for key in ("parameters", "best", "finite")},
+        **{
+            key: {trial: value for trial, value in state[key].items() if trial in trials}
+            for key in ("seconds", "trained", "courses", "best_rows")
+        },
+    }
 
 
 def adopt(folder: Path, before: Member, after: Member) -> None:

@@ -19,6 +19,25 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice: of a device's share, or of the machine, which torch reports as any error."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def device_lost(error: BaseException) -> bool:
+    """Whether a device failed: whatever this process asks of it from now on fails too."""
+    return isinstance(error, torch.AcceleratorError) or (
+        isinstance(error, RuntimeError) and any(name in str(error) for name in ("CUDA error", "cuDNN error"))
+    )
+
+
+def machines(error: BaseException) -> bool:
+    """Whether an error says something about the machine, and nothing about the member that met it."""
+    return out_of_memory(error) or device_lost(error)
+
+
 def precision(device: torch.device) -> torch.dtype:
     """bfloat16 where the hardware multiplies it (CUDA from Ampere on, AVX512-BF16, AMX), else float32."""
     if device.type == "cuda":

@@ -17,14 +17,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from gimtune.algebra.objective import Objective, Parameters
 from gimtune.results.course import Course
 from gimtune.training.checkpoints import keep, keep_between, newest, save
-from gimtune.training.device import Resident
+from gimtune.training.device import Resident, machines
 from gimtune.training.pack import FORMAT, Fellow, Pack, pack_name
 from gimtune.training.samples import save_cloud, save_codes, save_grid
 from gimtune.vocabulary import Member, Status
@@ -98,6 +97,7 @@ def run(
     stopped: Callable[[], Collection[str]] = tuple,
     stopping: Callable[[], bool] = lambda: False,
     environment: str = "",
+    checkpoints: Path | None = None,
 ) -> Iterator[Rows]:
     """Train a pack to its end; yields one row per member at every evaluation.
 
@@ -119,11 +119,13 @@ def run(
         stopping: whether it is to end without having ended: asked before every minibatch, and now and then during an
             evaluation. A pack with a folder writes there where it stands, and goes on from it bit for bit.
         environment: short name of the one that this process computes in; rows hold those of all that they came from.
+        checkpoints: its folder, where it is not ``packs/<pack>``.
     """
     training = _Training(members, evaluation, folder)
     training.environments |= {environment: None} if environment else {}
     pack, every = training.pack, members[0].evaluate_every
-    checkpoints = folder / "packs" / pack_name(members) if folder else None
+    if folder and checkpoints is None:
+        checkpoints = folder / "packs" / pack_name(members)
     told: list[Rows] = []
     pending: Rows = []
     stands = _Stands.BEHIND
@@ -277,9 +279,9 @@ class _Training:
         try:
             metrics = self.evaluation.completed(self.best[trial], *whose, fellow.once, fellows)
             tested = self.evaluation.measure(*whose, ("test",), fellow.once, fellows)
-        except torch.OutOfMemoryError:
-            raise
         except _ITS_OWN as error:
+            if machines(error):
+                raise
             return self.failed(member, Status.FAILED, f"{type(error).__name__}: {error}")
         finally:
             self.pack.seconds[trial] += time.perf_counter() - started
@@ -312,9 +314,9 @@ class _Training:
         started = time.perf_counter()
         try:
             return self.evaluation.measure(self.pack.objective, self.pack.one(index), member, (split,), memory)
-        except torch.OutOfMemoryError:
-            raise
         except _ITS_OWN as error:
+            if machines(error):
+                raise
             return f"{type(error).__name__}: {error}"
         finally:
             self.pack.seconds[member.trial] += time.perf_counter() - started

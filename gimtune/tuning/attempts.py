@@ -39,12 +39,13 @@ class Attempts:
         Raises:
             RuntimeError: there were `MOST` from this checkpoint already; it says how the last one ended, where known.
         """
-        here = {"driver": self._driver, "epoch": reached(self.folder)}
+        halves = {place.name: reached(place) for place in sorted(self.folder.glob("*/"))}
+        here = {"driver": self._driver, "epoch": reached(self.folder), "parts": halves}
         try:
             found = json.loads(self._path.read_text())
         except (FileNotFoundError, ValueError):
             found = {}
-        if {key: found.get(key) for key in here} == here:
+        if {"parts": {}, **found} == {**found, **here}:
             self._starts, self._error = found["starts"], found["error"]
         if self.exhausted:
             raise RuntimeError(

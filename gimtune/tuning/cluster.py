@@ -91,6 +91,7 @@ def connected(config: Config, data_bytes: int) -> Iterator[str]:
 
     Raises:
         ConfigError: no port is free for the dashboard, or Ray counts fewer processors than the machine has.
+        ConnectionError: Ray did not start.
     """
     if ray.is_initialized():
         there: Any = ray.init(ignore_reinit_error=True, **_QUIET)
@@ -98,16 +99,20 @@ def connected(config: Config, data_bytes: int) -> Iterator[str]:
         yield f"joined the Ray cluster at {head}, {len(_alive())} nodes; {_look(there.dashboard_url)}"
         return
     secure_token()
-    context = ray.init(
-        "local",
-        job_config=_named(config),
-        include_dashboard=config.ray.dashboard,
-        dashboard_host="127.0.0.1",
-        dashboard_port=_free_port(config.ray.dashboard_port),
-        object_store_memory=_STORE_BYTES + 4 * data_bytes,
-        _node_ip_address="127.0.0.1",
-        **_QUIET,
-    )
+    port = _free_port(config.ray.dashboard_port)
+    try:
+        context = ray.init(
+            "local",
+            job_config=_named(config),
+            include_dashboard=config.ray.dashboard,
+            dashboard_host="127.0.0.1",
+            dashboard_port=port,
+            object_store_memory=_STORE_BYTES + 4 * data_bytes,
+            _node_ip_address="127.0.0.1",
+            **_QUIET,
+        )
+    except Exception as error:  # of no type of its own where one of Ray's processes dies, or is late on a busy machine
+        raise ConnectionError(f"Ray did not start: {' '.join(str(error).split())[:300]}") from error
     try:
         # what Ray counts, which in a container is less than the machine has
         check_machine(config, [(n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0)) for n in _alive()])

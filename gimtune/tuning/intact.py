@@ -78,7 +78,7 @@ def missing(run: Path, packs: list[Pack]) -> tuple[str, ...]:
         trials.loc[trials["epoch"].notna() & trials["status"].isin([Status.RUNNING, Status.PLANNED]), "trial"]
     )
     begun = [pack for pack in packs if any(member.trial in running for member in pack)]
-    lost = sum(not list((run / "packs" / pack_name(pack)).glob("*.pt")) for pack in begun)
+    lost = sum(not list((run / "packs" / pack_name(pack)).rglob("*.pt")) for pack in begun)
     said = []
     if weights:
         said.append(f"{run / 'members'}: weights of {weights} members are gone; their rows stay")

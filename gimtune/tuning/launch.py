@@ -340,7 +340,7 @@ def _searcher(plan: Plan, todo: list[Pack], run: Path, recorder: Any) -> Any:
         begin,
         proposals,
         plan.total - len(known),
-        lambda first: asked(first, config.resources.members, plan.data.image, plan.device),
+        lambda first: asked(first, config.resources.members, plan.data.image, plan.device, plan.room),
     )
 
 

@@ -19,6 +19,8 @@ from gimtune.vocabulary import Match, Member
 _ASKED = {"cpu": 8, "cuda": 16}
 #: Bytes that a pack's training may take: of a worker on a CPU, and of a worker's share of a GPU.
 _ROOM = {"cpu": 2 * 2**30, "cuda": 8 * 2**30}
+#: Bytes of a GPU that each process on it takes beside what it allocates.
+_CONTEXT = 2**29
 #: Numbers that stand for each weight (gradient, two moments, the best so far, itself), and for each unit and example of
 #: a minibatch (values, gradients and what the chain rule keeps).
 _COPIES, _KEPT = 5, 12
@@ -42,12 +44,16 @@ def packs(
     image: tuple[int, int, int],
     device: str = "cpu",
     workers: int = 1,
+    room: int | None = None,
 ) -> list[Pack]:
     """Members in packs of at most ``size``, in the order in which they stand.
 
     ``auto`` packs all that belongs together, as far as memory reaches: more members of a pack cost less each. What has
     to be parted is parted evenly, and so far that every worker has a pack. Networks that keep a processor busy stay
     alone on a CPU.
+
+    Args:
+        room: bytes of a worker's share of a GPU, where they are known.
     """
     groups: dict[str, Pack] = {}
     for member in members:
@@ -55,7 +61,7 @@ def packs(
     made: list[Pack] = []
     for group in groups.values():
         parts = 1 if size != "auto" else -(-workers // len(groups))
-        most = size if size != "auto" else _most(group[0], image, device)
+        most = size if size != "auto" else _most(group[0], image, device, room)
         made += _parted(group, max(-(-len(group) // most), min(parts, len(group))), size)
     return made
 
@@ -91,15 +97,56 @@ def rows_of(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {trial: json.loads(text) for trial, text in (result.get("members") or flat).items()}
 
 
-def asked(first: Member, size: int | Literal["auto"], image: tuple[int, int, int], device: str = "cpu") -> int:
+def asked(
+    first: Member,
+    size: int | Literal["auto"],
+    image: tuple[int, int, int],
+    device: str = "cpu",
+    room: int | None = None,
+) -> int:
     """How many members a search asks for to share a pack with the first."""
-    return size if size != "auto" else min(_ASKED[device], _most(first, image, device))
+    return size if size != "auto" else min(_ASKED[device], _most(first, image, device, room))
 
 
-def _most(member: Member, image: tuple[int, int, int], device: str) -> int:
+def share(gpu: float, total: int, data: int) -> int:
+    """Bytes that the members of a worker may take of a GPU's ``total``, beside its context and the data's bytes."""
+    return int(min(gpu, 1) * total) - _CONTEXT - data
+
+
+def check_share(made: Iterable[Pack], image: tuple[int, int, int], gpu: float, total: int, data: int) -> None:
+    """Refuse packs that would run out of memory on their share of a GPU.
+
+    Args:
+        total: bytes of the GPU.
+        data: bytes of the images, which every worker has there.
+
+    Raises:
+        ValueError: naming the pack that takes most.
+    """
+    needed, size, model = max(
+        ((len(pack) * _bytes(Objective(pack[0], image, torch.float32), pack[0], image), len(pack), pack[0].model))
+        for pack in made
+    )
+    if needed > share(gpu, total, data):
+        gib = 2**30
+        least = (needed + data + _CONTEXT) / total
+        raise ValueError(
+            f"resources.gpu={gpu:g}: {gpu * total / gib:.1f} GiB of the device's {total / gib:.1f} GiB, and a pack of "
+            f"{size} of {model} takes about {(needed + data + _CONTEXT) / gib:.1f} GiB with its data; allowed is "
+            + (f"{math.ceil(100 * least) / 100:g} or more, or " if least <= 1 else "")
+            + ("a smaller resources.members" if size > 1 else "a smaller network or training.batch_size")
+        )
+
+
+def _most(member: Member, image: tuple[int, int, int], device: str, room: int | None) -> int:
     objective = Objective(member, image, torch.float32)
     if device == "cpu" and not objective.small:
         return 1
+    left = _ROOM[device] if room is None else min(room, _ROOM[device])
+    return max(1, left // _bytes(objective, member, image))
+
+
+def _bytes(objective: Objective, member: Member, image: tuple[int, int, int]) -> int:
+    """Of memory that a member's training takes, about."""
     units = 2 * math.prod(image) + objective.units
-    bytes_each = 4 * (_COPIES * sum(p.numel() for p in objective.weights) + _KEPT * member.batch_size * units)
-    return max(1, _ROOM[device] // bytes_each)
+    return 4 * (_COPIES * sum(p.numel() for p in objective.weights) + _KEPT * member.batch_size * units)

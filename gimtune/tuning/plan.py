@@ -27,7 +27,7 @@ from gimtune.study.schema import SECTIONS, SEQUENTIAL, Config
 from gimtune.training import default_device, made_by
 from gimtune.tuning.intact import changes, check_whole, missing
 from gimtune.tuning.mo_asha import make_rungs
-from gimtune.tuning.packs import Pack, packs
+from gimtune.tuning.packs import Pack, check_share, packs, share
 from gimtune.tuning.reuse import Taken, taken_over
 from gimtune.vocabulary import ENDED, Member
 
@@ -80,6 +80,12 @@ class Plan:
         return sum(map(len, self.listed)) + sum(len(taken.trials) for taken in self.taken)
 
     @property
+    def room(self) -> int | None:
+        """Bytes that a worker's members may take of a GPU, where it is one of this machine's."""
+        total = _memory(self.config, self.address)
+        return share(self.config.resources.gpu, total, _bytes(self.data)) if total else None
+
+    @property
     def device(self) -> str:
         """Kind of device that packs are trained on."""
         return "cuda" if self.config.resources.gpu else "cpu"
@@ -117,6 +123,8 @@ def preflight(config: Config) -> Plan:
         check(config)
     data = load_data(config)
     check_data(config, data, planned, kept)
+    memory = _memory(config, address)
+    room = share(config.resources.gpu, memory, _bytes(data)) if memory else None
     if run:
         listed = _packs_of(run, planned)
         notes = (*notes, *changes(config, run, data.digest), *missing(run, listed))
@@ -124,14 +132,30 @@ def preflight(config: Config) -> Plan:
     kind, workers = "cuda" if config.resources.gpu else "cpu", _workers(config, address)
 
     def packed(those: list[Member]) -> list[Pack]:
-        return packs(those, config.resources.members, data.image, kind, workers)
+        return packs(those, config.resources.members, data.image, kind, workers, room)
 
     listed = packed(planned)
+    if memory:
+        try:
+            check_share(listed, data.image, config.resources.gpu, memory, _bytes(data))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     ordered = tuple(member for pack in listed for member in pack)
     taken, notes = taken_over(config, planned, data, _known(made, address))
     if known := {trial for earlier in taken for trial in earlier.trials}:
         listed = packed([member for member in planned if member.trial not in known])
     return Plan(config, data, listed, address, run, made, notes, ordered, taken)
+
+
+def _memory(config: Config, address: str | None) -> int:
+    """Bytes of this machine's smallest GPU; 0 where none is used, or those of a cluster are."""
+    if not config.resources.gpu or address is not None:
+        return 0
+    return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
+
+
+def _bytes(data: Dataset) -> int:
+    return sum(images.nbytes for images in data.images.values())
 
 
 def to_go(config: Config, run: Path) -> int:

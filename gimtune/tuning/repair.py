@@ -84,7 +84,7 @@ def _reported_anew(run: Path, store: Store) -> list[str]:
 
 def _last(run: Path) -> Iterator[list[dict[str, Any]]]:
     """The last reports of packs that have not ended."""
-    for path in sorted((run / "packs").glob("*/*.pt")):
+    for path in sorted((run / "packs").rglob("*.pt")):
         state = _read(path)
         yield from (batch for batch in state.get("rows", []) if isinstance(batch, list))
 

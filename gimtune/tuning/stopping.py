@@ -27,6 +27,7 @@ _FILE = ".stop"
 _EVERY = 0.3
 #: Seconds that Ray has to end after the grace; and that are left to packs when it has ended before them.
 _SHUTDOWN, _ORPHANED = 15.0, 5.0
+_NEEDED = ("raylet", "gcs_server")
 
 
 class Asked:
@@ -105,10 +106,12 @@ class Stopping(Callback):
             self._interruption.install()
 
     def _watch(self) -> None:
-        raylets = _raylets()
+        ray = _ray()
         while (number := self._interruption.number) is None:
             if not self._interruption.noted:
                 return
+            if lost := [name for name, process in ray if not _lives(process)]:
+                self._abandon(lost[0])
             time.sleep(_EVERY)
         self._path.write_text(self._driver)
         self._deadline = time.monotonic() + self._grace
@@ -120,22 +123,41 @@ class Stopping(Callback):
         )
         end = self._deadline + _SHUTDOWN
         while self._interruption.noted and time.monotonic() < end:
-            if raylets and not _raylets():
+            if any(not _lives(process) for _, process in ray):
                 end = min(end, time.monotonic() + _ORPHANED)
-                raylets = []
+                ray = []
             time.sleep(_EVERY)
         if self._interruption.noted:
             self._farewell()
             os._exit(self._interruption.code)
 
+    def _abandon(self, name: str) -> None:
+        """End the program: one of Ray's own processes has ended, and whoever calls it waits for minutes or for ever."""
+        # workers live on where it was not the raylet
+        self._path.write_text(self._driver)
+        time.sleep(_ORPHANED)
+        if self._interruption.noted:
+            self._console.print(
+                f"Stopped by the machine: Ray's process {name} has ended", soft_wrap=True, highlight=False
+            )
+            self._farewell()
+            os._exit(self._interruption.code)
 
-def _raylets() -> list[psutil.Process]:
-    """Ray's own process on this machine, where this one started it and it lives."""
+
+def _ray() -> list[tuple[str, psutil.Process]]:
+    """Ray's own processes without which nothing goes on, by their names, where this one has started them."""
     found = []
     for process in psutil.Process().children():
         try:
-            if process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+            if (name := process.name()) in _NEEDED:
+                found.append((name, process))
         except psutil.Error:
             continue
     return found
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

@@ -18,9 +18,21 @@ from ray.tune import PlacementGroupFactory
 
 from gimtune import parts
 from gimtune.data import Dataset
-from gimtune.metrics.evaluation import kept
+from gimtune.metrics.evaluation import Evaluation, kept
 from gimtune.results.environment import fingerprint
-from gimtune.training import Rows, default_device, made_by, pack_name, run
+from gimtune.training import (
+    Rows,
+    default_device,
+    device_lost,
+    halve,
+    made_by,
+    out_of_memory,
+    pack_name,
+    run,
+)
+from gimtune.training import (
+    parts as parts_of,
+)
 from gimtune.tuning.attempts import Attempts
 from gimtune.tuning.packs import as_text
 from gimtune.tuning.scheduler import halted_in
@@ -46,9 +58,15 @@ class GimTrial(tune.Trainable):
         self._start(new_config["pack"])
         return True
 
+    #: Whether this process met an error of its device, which it would meet again.
+    _spent = False
+
     def _start(self, config: dict[str, Any]) -> None:
+        if self._spent:
+            raise RuntimeError("this worker's device failed: the pack is started in another")
         torch.set_num_threads(max(1, int(config["cpu"])))
         self._plugins: dict[str, str] = config["plugins"]
+        self._gpu: float = config["gpu"]
         self._device = default_device() if config["gpu"] else torch.device("cpu")
         self._made = made_by(self._device, torch.get_num_threads())
         if 0 < config["gpu"] < 1 and self._device.type == "cuda":
@@ -58,6 +76,7 @@ class GimTrial(tune.Trainable):
         self._attempts = Attempts(self._folder / "packs" / pack_name(self._members), config["driver"])
         self._asked = Asked(self._folder, config["driver"])
         self._rows: Any = None
+        self._part: list[Member] = []
         self._notes: list[str] = []
 
     def step(self) -> dict[str, Any]:
@@ -65,36 +84,70 @@ class GimTrial(tune.Trainable):
             # made here and not in setup: an error in it is then this pack's alone, with its text in its rows
             if self._rows is None:
                 self._rows = self._begin()
-            rows: Rows | None = next(self._rows, None)
-            if rows is None:  # asked to stop, and where it stands is written down
+            told: tuple[Rows, bool] | None = next(self._rows, None)
+            if told is None:  # asked to stop, and where it stands is written down
                 return {"done": True, "members": {}, "notes": self._told()}
-            return {**result(rows), "notes": self._told(), "environment": json.dumps(self._made)}
+            rows, last = told
+            seen = result(rows)
+            done = {"done": seen["done"] and last}
+            return {**seen, **done, "notes": self._told(), "environment": json.dumps(self._made)}
         except OSError as error:
             if error.errno in _MACHINE:
                 return self._stop(error)
             return self._again(error)
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            return self._again(error)
-        except Exception as error:  # whatever it is, it becomes a row of the store, and the study goes on
-            return self._failed(error)
+        except Exception as error:
+            if out_of_memory(error):
+                return self._halved(error)
+            if device_lost(error):
+                self._spent = True
+                return self._again(error)
+            return self._failed(error)  # whatever it is, it becomes a row of the store, and the study goes on
 
-    def _begin(self) -> Iterator[Rows]:
+    def _begin(self) -> Iterator[tuple[Rows, bool]]:
         if not (self._folder / "config.yaml").is_file():
             # a node that came after the study's start; it would train, and keep the files to itself
             raise FileNotFoundError(f"{platform.node()} does not share the run folder {self._folder}")
         self._attempts.count()
+        if self._gpu and self._device.type != "cuda":
+            # it would train on the processor, to other numbers
+            raise OSError(errno.ENODEV, f"{platform.node()} has no CUDA device for resources.gpu={self._gpu:g}")
         parts.load(self._plugins, expected=self._plugins)
         evaluation = kept(self._data, self._folder, dict(self._members[0].metrics), self._device)
+        return self._trained(evaluation)
+
+    def _trained(self, evaluation: Evaluation) -> Iterator[tuple[Rows, bool]]:
+        """Rows of the pack's parts, one after the other, each with whether its part is the last."""
         pack = self._attempts.folder
-        return run(
-            self._members,
-            evaluation,
-            self._folder,
-            self._note,
-            lambda: halted_in(pack),
-            stopping=self._asked,
-            environment=fingerprint(self._made),
-        )
+        listed = parts_of(self._members, pack)
+        if len(listed) > 1:
+            most = max(len(part) for part, _ in listed)
+            self._note(
+                f"{self._members[0].trial}: memory did not suffice for the {len(self._members)} members of its pack "
+                f"at a time; it goes on with {most} at a time"
+            )
+        for self._part, place in listed:
+            for rows in run(
+                self._part,
+                evaluation,
+                self._folder,
+                self._note,
+                lambda: halted_in(pack),
+                stopping=self._asked,
+                environment=fingerprint(self._made),
+                checkpoints=place,
+            ):
+                yield rows, place == listed[-1][1]
+            if self._asked():
+                return
+
+    def _halved(self, error: Exception) -> dict[str, Any]:
+        """Ray starts the pack again in a fresh worker, with half as many members at a time if there are several."""
+        self._spent = True
+        self._rows = None
+        if len(self._part) > 1:
+            halve(self._members, self._attempts.folder, self._part)
+            raise error
+        return self._again(error)
 
     def _again(self, error: Exception) -> dict[str, Any]:
         """The machine's doing: Ray starts the pack again, from its checkpoint, unless that has been tried often."""
