@@ -124,6 +124,13 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def chaos(session: nox.Session) -> None:
+    """Ten kills of studies at random moments; GIMTUNE_KILLS sets another number."""
+    kills = {"GIMTUNE_KILLS": os.environ.get("GIMTUNE_KILLS", "10")}
+    session.run("pytest", "-s", "-m", "chaos", *session.posargs, env=kills)
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """How much of the code the tests without processes of their own reach: counting lines costs them up to a half."""
     apart = [

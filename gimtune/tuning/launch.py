@@ -281,7 +281,8 @@ def _run(plan: Plan, run: Path, store: Store, console: Console, interruption: In
         trainable = tune.with_parameters(GimTrial, data=data)
         trainable.__qualname__ = GimTrial.__qualname__  # what the dashboard and `ps` show
         shown = Gauges(config.name, run.name)
-        with Recorder(store, config.budget.epochs, dict(config.objectives), total, console, shown) as recorder:
+        recorded = Recorder(store, config.budget.epochs, dict(config.objectives), total, console, shown)
+        with recorded as recorder, stopping.watched():
             searcher = _searcher(plan, todo, run, recorder)
             # planned trials may wait for their workers to start all together; Optuna is asked as late as can be
             os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1" if sequential else str(_PENDING)

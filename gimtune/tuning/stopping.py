@@ -11,7 +11,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ class Stopping(Callback):
         self._path.write_text("")
         self._deadline = math.inf
         self._end: Callable[..., Any] | None = None
+        self._over = self._finished = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -97,6 +99,15 @@ class Stopping(Callback):
         self._interruption.install()
         threading.Thread(target=self._watch, daemon=True).start()
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """While Tune runs: Ray's processes that end afterwards do so as they should."""
+        try:
+            yield
+            self._finished = True
+        finally:
+            self._over = True
+
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if not self.stopping or self._end is None:
             return
@@ -110,7 +121,7 @@ class Stopping(Callback):
         while (number := self._interruption.number) is None:
             if not self._interruption.noted:
                 return
-            if lost := [name for name, process in ray if not _lives(process)]:
+            if not self._over and (lost := [name for name, process in ray if not _lives(process)]):
                 self._abandon(lost[0])
             time.sleep(_EVERY)
         self._path.write_text(self._driver)
@@ -136,7 +147,7 @@ class Stopping(Callback):
         # workers live on where it was not the raylet
         self._path.write_text(self._driver)
         time.sleep(_ORPHANED)
-        if self._interruption.noted:
+        if self._interruption.noted and not self._finished:
             self._console.print(
                 f"Stopped by the machine: Ray's process {name} has ended", soft_wrap=True, highlight=False
             )
