@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import random
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
@@ -66,12 +68,30 @@ STUDIES = {
 MEMBERS = 8
 
 
+#: What Python's clock says in all processes of a study: every five seconds another hour, up to a day off.
+JUMPS = """
+import random, time
+true, steady = time.time, time.monotonic
+def jumped():
+    return true() + random.Random(int(steady() / 5)).choice([0, 0, -86400, -3600, -60, 60, 3600, 86400])
+time.time = jumped
+time.time_ns = lambda: int(jumped() * 1e9)
+"""
+#: Every file that is synced, by Python, SQLite or Ray, is late.
+SLOW = (
+    *("strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync"),
+    *("-e", "inject=fsync,fdatasync:delay_exit=300ms"),
+)
+
+
 @dataclass
 class Study:
     """A study in its folder, with all drivers that it has had."""
 
     folder: Path
     arguments: tuple[str, ...]
+    path: Path | None = None
+    under: tuple[str, ...] = ()
     drivers: list[tuple[psutil.Popen, str]] = field(default_factory=list)
 
     @property
@@ -90,9 +110,9 @@ class Study:
         arguments = self.arguments if self.run is None else (f"resume={self.place}",)
         with self._output(len(self.drivers)).open("w") as output:
             process = psutil.Popen(
-                [sys.executable, "-m", "gimtune", *arguments],
+                [*self.under, sys.executable, "-m", "gimtune", *arguments],
                 cwd=self.folder,
-                env={**Driver.environment(self.folder), _MARK: mark},
+                env={**Driver.environment(self.folder, self.path), _MARK: mark},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -216,11 +236,13 @@ def strike(study: Study, whom: str, sign: signal.Signals, rng: random.Random) ->
     return line, []
 
 
-def disturbed(folder: Path, kind: str, kills: list[tuple[str, signal.Signals]], rng: random.Random) -> list[Path]:
+def disturbed(
+    folder: Path, kind: str, kills: list[tuple[str, signal.Signals]], rng: random.Random, **how: Any
+) -> list[Path]:
     """Studies of one kind, killed so often in all; returns the folders of their runs."""
     left, runs, broken, done = list(kills), [], [], Counter[str]()
     while left or not runs:
-        study = Study(folder / f"{kind}-{len(runs)}", STUDIES[kind])
+        study = Study(folder / f"{kind}-{len(runs)}", STUDIES[kind], **how)
         study.folder.mkdir()
         try:
             study.go_on()
@@ -310,6 +332,26 @@ def test_a_grid_ends_bit_for_bit_as_one_that_was_never_disturbed(undisturbed, tm
     for run in disturbed(tmp_path, "grid", *sequence("grid")):
         for mine, other in zip(comparable(check_whole(run)), whole, strict=True):
             pd.testing.assert_frame_equal(mine, other, check_exact=True)
+
+
+FEW = [("driver", signal.SIGKILL), ("worker", signal.SIGKILL), ("node", signal.SIGTERM)]
+
+
+@pytest.mark.timeout(1800)
+def test_a_clock_that_jumps_changes_no_number(undisturbed, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(JUMPS)
+    (run,) = disturbed(tmp_path, "grid", FEW if KILLS > 10 else [], random.Random(SEED), path=tmp_path)
+    for mine, other in zip(comparable(check_whole(run)), comparable(check_whole(undisturbed)), strict=True):
+        pd.testing.assert_frame_equal(mine, other, check_exact=True)
+
+
+@pytest.mark.timeout(1800)
+def test_a_slow_disk_changes_no_number(undisturbed, tmp_path):
+    if not shutil.which("strace") or subprocess.run([*SLOW, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no strace here that may delay system calls")
+    (run,) = disturbed(tmp_path, "grid", FEW if KILLS > 10 else [], random.Random(SEED), under=SLOW)
+    for mine, other in zip(comparable(check_whole(run)), comparable(check_whole(undisturbed)), strict=True):
+        pd.testing.assert_frame_equal(mine, other, check_exact=True)
 
 
 @pytest.mark.timeout(36000)
