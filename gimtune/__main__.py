@@ -40,6 +40,10 @@ def _main(arguments: Sequence[str] | None) -> int:
     if {"-h", "--help"} & set(given):
         print(help_text())
         return 0
+    if not given:
+        print(help_text())
+        print("nothing was started: python -m gimtune study=tradeoff starts the main job", file=sys.stderr)
+        return 2
     console = Console()
     if not console.is_terminal:
         console.width = 120

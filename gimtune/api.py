@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +87,7 @@ def open(folder: str | Path) -> Run:  # noqa: A001 - as of a file: gimtune.open
         FileNotFoundError: it is none.
         ValueError: its ``study.db`` cannot be read.
     """
-    found = Run(Path(folder))
+    found = Run(_path("folder", folder))
     found.study  # noqa: B018 - read once, so that what is none is refused here
     return found
 
@@ -203,6 +205,8 @@ class Run:
             ValueError: no member's name begins so, or those of several do.
             FileNotFoundError: its weights were not kept.
         """
+        if not isinstance(trial, str) or not trial:
+            raise ValueError(f"trial={trial!r}: allowed are the first letters of a member's name")
         names = [str(name) for name in self.trials["trial"]]
         fitting = [name for name in names if name.startswith(trial)]
         if len(fitting) != 1:
@@ -242,7 +246,8 @@ class Trained:
     @torch.no_grad()
     def encode(self, images: ArrayLike | Tensor, *, draw: bool = False, seed: int = 0) -> Tensor:
         """Means of q(z|x), (n, latent_dim), or a code drawn from it for each image."""
-        posterior = self._view().encode(self._images(images), self._noise(len(images), seed))  # type: ignore[arg-type]
+        pictures = self._images(images)
+        posterior = self._view().encode(pictures, self._noise(len(pictures), seed))
         return (posterior.z if draw else posterior.mu).cpu()
 
     @torch.no_grad()
@@ -253,6 +258,7 @@ class Trained:
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """Decoded means of codes from the prior."""
+        _whole("count", count, 1)
         view, source = self._view(), self._random(seed, "sample")
         if view.prior.images:
             raise ValueError(f"{self.member.model} has no prior to draw from: it translates images, by decode")
@@ -271,6 +277,7 @@ class Trained:
         Raises:
             ValueError: the model has no density of codes or of images.
         """
+        _whole("codes", codes, 1)
         view = self._view()
         if not view.encoder.gaussian or not view.prior.density or self._objective.likelihood.of_critic:
             raise ValueError(
@@ -294,15 +301,16 @@ class Trained:
         """Write the encoder or the decoder as a program of `torch.export` (``.pt2``), which needs nothing of ours.
 
         Raises:
-            ValueError: another part.
+            ValueError: another part, or what is no path.
         """
+        path = _path("path", path)
         if part not in ("encoder", "decoder"):
             raise ValueError(f"part {part}: allowed are encoder, decoder")
         takes = self.image if part == "encoder" else (self.latent_dim,)
         count = torch.export.Dim("count")
         program = torch.export.export(self._module(part), (torch.zeros(2, *takes),), dynamic_shapes=({0: count},))
         torch.export.save(program, str(path))
-        return Path(path)
+        return path
 
     def _module(self, name: str) -> nn.Module:
         from gimtune.networks import NETWORKS
@@ -318,6 +326,7 @@ class Trained:
         return self._evaluation.view(self._objective, self._parameters, self.member, "test")
 
     def _random(self, seed: int, key: str) -> torch.Generator:
+        _whole("seed", seed)
         return generator(self._evaluation.data.device, "python", key, seed)
 
     def _noise(self, count: int, seed: int) -> Tensor:
@@ -326,18 +335,40 @@ class Trained:
         return torch.randn(count, width, generator=source, device=source.device)
 
     def _images(self, images: ArrayLike | Tensor) -> Tensor:
-        values = torch.as_tensor(images, dtype=torch.float32, device=self._evaluation.data.device)
+        shape = f"(n, {', '.join(map(str, self.image))})"
+        values = self._values("images", images, shape)
         if values.shape[1:] != self.image or not len(values):
-            raise ValueError(f"images are {tuple(values.shape)}; allowed are (n, {', '.join(map(str, self.image))})")
+            raise ValueError(f"images are {tuple(values.shape)}; allowed are {shape}")
         if not 0 <= float(values.min()) <= float(values.max()) <= 1:
             raise ValueError(f"images go from {float(values.min()):g} to {float(values.max()):g}; allowed is 0 to 1")
         return values
 
     def _codes(self, codes: ArrayLike | Tensor) -> Tensor:
-        values = torch.as_tensor(codes, dtype=torch.float32, device=self._evaluation.data.device)
+        shape = f"(n, {self.latent_dim})"
+        values = self._values("codes", codes, shape)
         if values.ndim != 2 or values.shape[1] != self.latent_dim or not math.isfinite(float(values.sum())):
-            raise ValueError(f"codes are {tuple(values.shape)}; allowed are finite ones (n, {self.latent_dim})")
+            raise ValueError(f"codes are {tuple(values.shape)}; allowed are finite ones {shape}")
         return values
+
+    def _values(self, name: str, given: Any, shape: str) -> Tensor:
+        try:
+            return torch.as_tensor(given, dtype=torch.float32, device=self._evaluation.data.device)
+        except (TypeError, ValueError, RuntimeError):  # torch has one for each kind of what is no array
+            kind = type(given).__name__
+            raise ValueError(f"{name} are of type {kind}; allowed are tensors and arrays of numbers {shape}") from None
+
+
+def _whole(name: str, given: Any, least: int | None = None) -> None:
+    whole = isinstance(given, Integral) and not isinstance(given, bool)
+    if not whole or (least is not None and given < least):
+        bound = "" if least is None else f" >= {least}"
+        raise ValueError(f"{name}={given!r}: allowed are whole numbers{bound}")
+
+
+def _path(name: str, given: Any) -> Path:
+    if not isinstance(given, str | PathLike):
+        raise ValueError(f"{name}={given!r}: allowed are paths")
+    return Path(given)
 
 
 __all__ = ["ConfigError", "Run", "Trained", "merge", "open", "run"]

@@ -28,6 +28,7 @@ from gimtune.analysis.export.report import export, print_front
 from gimtune.analysis.figures.fronts import interactive_front, static_front
 from gimtune.analysis.figures.gallery import FIGURES, figures_of
 from gimtune.analysis.figures.look import STYLES, style
+from gimtune.results.load import pooled
 from gimtune.results.store import Store, Value
 from gimtune.vocabulary import Status
 
@@ -475,3 +476,24 @@ def test_three_objectives_have_a_front_but_no_line(run: Path) -> None:
     found = front(load(run).trials, ["fid", "probe_codes", "mi_q"])
     assert found.hypervolume > 0
     assert not static_front(found).axes[0].lines
+
+
+def test_a_member_of_two_runs_stands_once_on_their_front(tmp_path, capsys):
+    shared = [member(0, fid=10.0, probe_codes=0.8), member(1, fid=20.0, probe_codes=0.9)]
+    write(tmp_path / "a", shared).close()
+    # grown by one, and one that came out otherwise on another machine
+    write(
+        tmp_path / "b",
+        [shared[0], {**shared[1], "fid": 20.5, "probe_codes": 0.91}, member(2, fid=5.0, probe_codes=0.7)],
+    ).close()
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    said = capsys.readouterr().out
+    assert "Pareto front on the validation split: 4 of 4 trials" in said
+    assert said.count("t00") == 1
+    assert said.count("t01") == 2
+    told = "1 member of several runs stands once, under the first"
+    assert told in said
+    assert told in (tmp_path / "a" / "report.html").read_text()
+    # each run's own front has it
+    labels, every = pooled([load(tmp_path / name) for name in "ab"])
+    assert every.groupby("run").size().to_dict() == dict(zip(labels, (2, 3), strict=True))

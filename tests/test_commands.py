@@ -192,3 +192,11 @@ def test_a_wrong_question_about_completion_is_one_line(asked, tmp_path):
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("-sc")
+
+
+def test_the_bare_command_says_how_to_start_and_starts_nothing(tmp_path):
+    done = gimtune(tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "nothing was started: python -m gimtune study=tradeoff starts the main job\n"
+    assert done.stdout == gimtune(tmp_path, "--help").stdout
+    assert not list(tmp_path.iterdir())

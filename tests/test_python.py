@@ -175,3 +175,37 @@ def test_the_documentations_blocks_run_one_after_the_other(tmp_path):
     (run,) = (tmp_path / "results" / "tradeoff").iterdir()
     for name in ("my_front.pdf", "my_front.html", "decoder.pt2", "report.html"):
         assert (run / name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (lambda member: member.sample("a"), "count='a': allowed are whole numbers >= 1"),
+        (lambda member: member.sample(0), "count=0: allowed are whole numbers >= 1"),
+        (lambda member: member.sample(True), "count=True: allowed are whole numbers >= 1"),
+        (lambda member: member.sample(2, seed="one"), "seed='one': allowed are whole numbers"),
+        (
+            lambda member: member.encode("a"),
+            "images are of type str; allowed are tensors and arrays of numbers (n, 1",
+        ),
+        (lambda member: member.encode(None), "images are of type NoneType; allowed"),
+        (lambda member: member.encode(0.5), "images are (); allowed are (n, 1, 8, 8)"),
+        (lambda member: member.encode(np.zeros((1, 1, 8, 8)), seed=0.5), "seed=0.5: allowed are whole numbers"),
+        (
+            lambda member: member.decode([["a"] * 4]),
+            "codes are of type list; allowed are tensors and arrays",
+        ),
+        (lambda member: member.decode({"a": 1}), "codes are of type dict; allowed"),
+        (lambda member: member.log_px(np.zeros((1, 1, 8, 8)), codes=2.5), "codes=2.5: allowed are whole numbers >= 1"),
+        (lambda member: member.export(7), "path=7: allowed are paths"),
+        (lambda member: gimtune.open(5), "folder=5: allowed are paths"),
+        (lambda member: gimtune.Run(Path()).member(7), "trial=7: allowed are the first letters of a member's name"),
+    ],
+)
+def test_an_argument_that_makes_no_sense_is_named_with_what_is_allowed(vae, asked, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        asked(vae)
+
+
+def test_numbers_of_numpy_are_numbers(vae):
+    assert vae.sample(np.int64(2), seed=np.int32(1)).equal(vae.sample(2, seed=1))

@@ -27,7 +27,7 @@ from gimtune.analysis.text import number, plain
 from gimtune.files import replacing
 from gimtune.results.budget import at_budget
 from gimtune.results.environment import mixed
-from gimtune.results.load import Study, load, pooled
+from gimtune.results.load import Study, load, once, pooled
 from gimtune.results.pareto import OBJECTIVES, Front, front, fronts_by
 from gimtune.results.tally import levelling
 from gimtune.vocabulary import Status
@@ -179,7 +179,10 @@ def print_comparison(
 ) -> None:
     """Print the common front of several runs, the share of each, and what the first attains more than the others."""
     labels, trials = pooled(runs)
-    best = front(trials, objectives, only=only)
+    members, twice = once(trials)
+    best = front(members, objectives, only=only)
+    if twice:
+        console.print(Text(f"note: {twice}"), soft_wrap=True)
     table = front_table(best, (), ("trial", "run"), most=_ROWS)
     console.print(rendered(table, front_title(table)))
     console.print(rendered(group_table("run", fronts_by(trials, "run", best.objectives, only=only), best, most=_ROWS)))

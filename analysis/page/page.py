@@ -32,7 +32,7 @@ from gimtune.analysis.statistics.verdicts import Claim, Verdicts, between, corre
 from gimtune.analysis.tables import CONTEXT, Table, failure_table, front_table, group_tables
 from gimtune.analysis.text import number, plain, short
 from gimtune.results.environment import mixed
-from gimtune.results.load import Study, pooled, text_file
+from gimtune.results.load import Study, once, pooled, text_file
 from gimtune.results.pareto import OBJECTIVES, Front, front, fronts_by
 from gimtune.results.tally import levelling
 from gimtune.vocabulary import Status
@@ -60,12 +60,13 @@ def page(
     Raises:
         ValueError: as `front`; in particular, runs on different data sets or FID features do not compare.
     """
-    labels, trials = pooled(runs)
+    labels, every = pooled(runs)
+    trials, twice = once(every)
     best = front(trials, objectives, only=only)
     several = len(runs) > 1
     models = fronts_by(trials, "model", best.objectives, only=only)
     drawn = thinned(best, models)
-    runs_apart = fronts_by(trials, "run", best.objectives, only=only) if several else {}
+    runs_apart = fronts_by(every, "run", best.objectives, only=only) if several else {}
     seeds = None if several else band(best)
     chart = _chart(best._replace(points=drawn), runs_apart, seeds)
     data = {
@@ -91,7 +92,7 @@ def page(
         scripts=scripts,
         policy=" ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts),
         data=Markup(json.dumps(data, allow_nan=False).replace("<", "\\u003c")),
-        facts=_facts(best, trials, runs),
+        facts=[*_facts(best, trials, runs), *([twice] if twice else [])],
         verdicts=[
             (label, found, [_answer(claim, found) for claim in found.claims])
             for label, found in zip(labels, verdicts, strict=True)

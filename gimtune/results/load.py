@@ -138,6 +138,20 @@ def pooled(studies: Sequence[Study]) -> tuple[list[str], pd.DataFrame]:
     return labels, with_varied(pd.concat(trials, ignore_index=True))
 
 
+def once(trials: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Pooled trials without the members that stand there twice, and what is to be said of it.
+
+    A member that several runs have, with the same numbers, is one member: its row is that of the first of them. With
+    other numbers, as of another machine, each has its own.
+    """
+    known = {column for metric in METRICS.values() for column in metric.columns}
+    measured = [column for column in trials if str(column).removeprefix("test_") in known]
+    again = trials.duplicated(["trial", "status", *measured])
+    few = int(again.sum())
+    stand = "member of several runs stands" if few == 1 else "members of several runs stand"
+    return trials[~again].reset_index(drop=True), f"{few:,} {stand} once, under the first" if few else ""
+
+
 def text_file(run: Path, name: str) -> str | None:
     """Content of a small file of the run folder; ``None`` if it is absent, no UTF-8 or larger than a mebibyte."""
     path = run / name
