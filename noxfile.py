@@ -94,6 +94,7 @@ def benchmarks(session: nox.Session) -> None:
         "budget_on_digits": "--models vae:1 --epochs 4 --every 2",
         "mutual_information": "--training 300 --images 200 --dims 4 --nats 1 5",
         "overhead": "--members 20",
+        "replay_against_eager": "--models vae aae --members 2 --epochs 3",
         "ruler": "--models beta_vae:1 --epochs 2 --members 2",
         "search_on_zdt": "--samplers random --problems zdt1 --trials 6 --seeds 1",
         "verdicts": "--studies 1 --worlds null coverage",

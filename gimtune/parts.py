@@ -115,6 +115,10 @@ class Registry(Mapping[K, T], Generic[K, T]):
         """Name of the module that registered a part."""
         return self._parts[key][1]
 
+    def ours(self, key: K) -> bool:
+        """Whether we ship it."""
+        return self.origin(key).startswith(_OURS)
+
     def facts(self, key: K) -> Facts:
         """What there is to tell of a part."""
         return self._facts(self[key])
@@ -182,9 +186,9 @@ def used(parts: Iterable[tuple[Registry[Any, Any], Any]]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for registry, key in parts:
-        origin = registry.origin(key)
-        if origin.startswith(_OURS):
+        if registry.ours(key):
             continue
+        origin = registry.origin(key)
         # a module that was imported before the plug-in was named may have registered it
         top = origin.partition(".")[0]
         plugin = next(

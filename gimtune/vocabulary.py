@@ -377,10 +377,11 @@ IDENTITY = (
     "assignment",
 )
 #: Columns that say how far it came; ``reported`` is when, in seconds since 1970. Its metrics are of the weights of
-#: ``best_epoch``, chosen as ``restored_by`` says; ``levelled`` is 1 where it had levelled off, else 0.
+#: ``best_epoch``, chosen as ``restored_by`` says; ``levelled`` is 1 where it had levelled off, else 0; ``eager`` says
+#: why its train steps were not replayed (`gimtune.training.replay`), and is empty where they were.
 PROGRESS = (
     *("status", "error", "checkpoint", "epoch", "seconds", "reported", "examples_per_second", "diverged"),
-    *("best_epoch", "restored_by", "levelled"),
+    *("best_epoch", "restored_by", "levelled", "eager"),
 )
 #: What distances between features were measured with; those that differ in any of it do not compare. ``fid_samples``:
 #: how many images were generated, ``fid_reference_samples`` how many they were compared with, ``fid_reference`` a hash

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gimtune import parts
 from gimtune.algebra.critics import Logits
-from gimtune.algebra.encoders import Encoder, Posterior, Spread, make_encoder
+from gimtune.algebra.encoders import ENCODERS, Encoder, Posterior, Spread, make_encoder
 from gimtune.algebra.likelihoods import LIKELIHOODS, Likelihood
-from gimtune.algebra.priors import Prior, make_prior
+from gimtune.algebra.priors import PRIORS, Prior, make_prior
 from gimtune.algebra.restrictions import RESTRICTIONS, Restriction, Sample
 from gimtune.algebra.seeds import generator, number
 from gimtune.networks import NETWORKS, CriticNetwork, Networks, initial, normalised, seeded, unweighted
@@ -72,6 +73,9 @@ class Objective:
         image: colours, height, width.
         precision: dtype of the networks' arithmetic; losses are float32 whatever it is.
         likelihood: in place of the member's named one.
+
+    Attributes:
+        foreign: its parts that others wrote, of which nothing is known but their contract.
     """
 
     def __init__(
@@ -107,6 +111,12 @@ class Objective:
             if critic := restriction.critic:
                 owned = (restriction.key,)
                 self.players += (Player(restriction.key, owned, critic.learning_rate, critic.beta1, critic.steps),)
+        chosen: list[tuple[parts.Registry[Any, Any], Any]] = [
+            *((PRIORS, self.prior.name), (LIKELIHOODS, member.likelihood), (ENCODERS, member.encoder)),
+            (NETWORKS, member.network["name"]),
+            *((RESTRICTIONS, (Match(match), divergence)) for match, divergence, _ in member.restrictions),
+        ]
+        self.foreign = tuple(f"{kind.kind} {kind.label(key)}" for kind, key in chosen if not kind.ours(key))
         if self.likelihood.of_critic:
             self._judge = next(r for r in self._critics.values() if r.match is Match.DATA)
 

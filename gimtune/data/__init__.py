@@ -68,7 +68,7 @@ def load(name: str, seed: int = 0, pair: str | None = None, **options: Any) -> D
         raise ValueError(f"data={name}{stated}: {type(error).__name__}: {error}".splitlines()[0]) from None
     if not isinstance(made, Dataset):
         raise ValueError(f"data={name}: it makes {type(made).__name__}; it should make a Dataset")
-    if not DATASETS.origin(name).startswith("gimtune."):
+    if not DATASETS.ours(name):
         _check(name, made)
     if content is not None and content != made.digest:
         raise ValueError(f"data={name}: its content is not what it was ({made.digest} in place of {content})")

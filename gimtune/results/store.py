@@ -41,6 +41,7 @@ _TEXT = {
         "error",
         "checkpoint",
         "restored_by",
+        "eager",
         "fid_features",
         "fid_reference",
         "reasons",
@@ -51,7 +52,7 @@ _TEXT = {
     ),
 }
 #: Columns that stores of this format lack which were made before there was one; they are empty.
-_LATER = ("environment", "added_in")
+_LATER = ("environment", "added_in", "eager")
 _WHOLE = {"epoch", "best_epoch", "seed", "latent_dim"}
 
 

@@ -48,17 +48,23 @@ class Adam:
             self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
         self._groups = self._alike()
 
-    @torch.no_grad()
     def step(self, loss: Tensor, scale: float = 1.0) -> None:
         """One step down the gradient of a scalar; what it does not depend on stays where it is.
 
         Args:
             scale: of the learning rate, for this step.
         """
-        with torch.enable_grad():
-            gradients = torch.autograd.grad(loss, list(self.parameters), materialize_grads=True)
+        self.descend(self.gradients(loss), scale)
+
+    def gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
+        """Of a scalar, by each parameter."""
+        found = torch.autograd.grad(loss, list(self.parameters), materialize_grads=True)
         # vmap returns transposed gradients, and the fused kernel walks both by storage order
-        gradients = tuple(gradient.contiguous() for gradient in gradients)
+        return tuple(gradient.contiguous() for gradient in found)
+
+    @torch.no_grad()
+    def descend(self, gradients: Sequence[Tensor], scale: float = 1.0) -> None:
+        """One step down `gradients`."""
         for i, (rows, rate, beta1) in enumerate(self._groups, 1):
             # the last of them counts the step for all
             steps = self.steps if i == len(self._groups) else [count.clone() for count in self.steps]

@@ -332,6 +332,7 @@ class _Training:
             "best_epoch": pack.epoch if error is None else None,
             "restored_by": str(course.restore),
             "levelled": float(error is None and course.levelled),
+            "eager": pack.eager,
             "status": str(status),
             "error": error,
             "diverged": float(status is Status.DIVERGED),

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from gimtune.algebra.objective import Constants, Objective, batches, slice_noise
 from gimtune.algebra.seeds import generator
 from gimtune.training.adam import Adam
 from gimtune.training.device import Resident, precision
+from gimtune.training.replay import Step
 from gimtune.vocabulary import Member
 
 FORMAT = 3
@@ -63,6 +64,7 @@ class Pack:
             [data.constants(self.objective, m, "train") for m in members],
         )
         self.optimisers = self._optimisers()
+        self._steps = self._recorders()
         # the weights to end with, where they may be others than the last
         self._best: dict[str, dict[str, Tensor]] | None = None
         if first.restore != "last":
@@ -86,6 +88,11 @@ class Pack:
             made[player.name] = Adam(self._owned(player.modules), rates, decays, **moved)
         return made
 
+    def _recorders(self) -> dict[str, Step]:
+        others = ", ".join(self.objective.foreign)
+        eager = f"{others}: written by others, who may decide otherwise at another step" if others else ""
+        return {player.name: Step(eager) for player in self.objective.players}
+
     def _losses(self, player: str, x: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """Losses (M,) of one player."""
 
@@ -97,6 +104,28 @@ class Pack:
             return one(*alone)[None]
         losses: Tensor = vmap(one)(self.parameters, self.constants, noise)
         return losses
+
+    def _slopes(
+        self, player: str, x: Tensor, noise: dict[str, Tensor], standing: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Losses (M,) of one player, and their sum's gradient by each of its parameters; ``standing``: `_standing`."""
+
+        def step() -> tuple[Tensor, ...]:
+            losses = self._losses(player, x, noise)
+            return losses.detach(), *self.optimisers[player].gradients(losses.sum())
+
+        return self._steps[player](step, [x, *noise.values(), *standing])
+
+    @property
+    def _standing(self) -> list[Tensor]:
+        """What steps read beside their minibatch and its noise."""
+        leaves: list[Tensor] = tree_leaves((self.parameters, self.constants))
+        return leaves
+
+    @property
+    def eager(self) -> str | None:
+        """Why its steps are computed as they are written, where they are not replayed."""
+        return next((step.eager for step in self._steps.values() if step.eager), None)
 
     def train_epoch(self, stopping: Callable[[], bool] = lambda: False) -> bool:
         """One pass over as many images as the training split has, or what is left of one that was stopped.
@@ -120,6 +149,7 @@ class Pack:
         noise: dict[str, Tensor] = tree_map(lambda *leaves: torch.stack(leaves), *drawn)
         if not self._step:
             self._finite = torch.ones(len(self.members), dtype=torch.bool, device=self.device)
+        standing = self._standing
         while self._step < len(parts) and not stopping():
             i = self._step
             for player in self.objective.players:
@@ -127,9 +157,9 @@ class Pack:
                 for j in range(i, i + player.steps):
                     part = parts[j % len(parts)]
                     x, draws = images[order[part]] / scale, slice_noise(noise, part, j % len(parts))
-                    losses = self._losses(player.name, x, draws)
-                    self.optimisers[player.name].step(losses.sum())
-                    self._finite &= losses.detach().isfinite()
+                    losses, *gradients = self._slopes(player.name, x, draws, standing)
+                    self.optimisers[player.name].descend(gradients)
+                    self._finite &= losses.isfinite()
             self._step += 1
         whole = self._step == len(parts)
         if whole:
@@ -195,6 +225,7 @@ class Pack:
         """Go on from a `state`; members that are not in it have ended."""
         self.drop([m for m in self.members if m.trial not in state["members"]])
         self.objective.precision = getattr(torch, state["precision"])
+        self._steps = self._recorders()
         if self.members:
             self.parameters = tree_map(lambda leaf: leaf.to(self.device).requires_grad_(), state["parameters"])
             self.optimisers = self._optimisers(tree_map(lambda leaf: leaf.to(self.device), state["optimisers"]))
