@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 #: Replays of a program that are compared with the step as it is written, beside the one that is recorded.
 _COMPARED = 2
 #: Bytes of tensors that are held while a step is recorded. Where a step makes more, Python is a small part of it.
-_MOST = 2**29
+_MOST = 2**28
 _PLAIN = (bool, int, float, str, type(None))
 
 
