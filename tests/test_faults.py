@@ -352,7 +352,8 @@ DEVICE = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
 def test_a_study_outlives_a_device_that_fails_and_one_without_memory(tmp_path):
     found = {}
     for name, models, befalls in (("quiet", "[vae]", "pass"), ("broken", "[vae,wvae]", DEVICE)):
