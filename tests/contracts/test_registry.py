@@ -393,8 +393,8 @@ def test_a_row_has_every_metric_and_no_other(small, restrictions):
     expected = {*METRICS, *terms}
     errors = {f"{key}_se" for key, metric in METRICS.items() if metric.error}
     assert set(row) - set(PROTOCOL) == {p + key for p in ("", "test_") for key in expected | errors}
-    # what made it, its worker says
-    assert set(row) & set(PROTOCOL) == set(PROTOCOL) - {"environment"}
+    # what made it, its worker says, and what was added later, who adds it
+    assert set(row) & set(PROTOCOL) == set(PROTOCOL) - {"environment", "added_in"}
     for key in set(row) - set(PROTOCOL):
         assert isinstance(row[key], int | float), key
         assert math.isfinite(row[key]) or row["reasons"][key.removesuffix("_se")], key
