@@ -226,6 +226,8 @@ def summary(part: Any) -> str:
         ValueError: it has none, so that nobody would know what it is.
     """
     text = inspect.getdoc(part)
+    if not text and sys.flags.optimize > 1:  # `python -OO` leaves them out
+        return ""
     if not text:
         raise ValueError("it has no docstring; the first line says what it is")
     return text.splitlines()[0].partition(" Source: ")[0]

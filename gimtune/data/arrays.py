@@ -20,6 +20,8 @@ from gimtune.data.kept import Batches, Listing
 IMAGES, LABELS = ("images", "x", "data", "arr_0", "imgs"), ("labels", "label", "y", "targets")
 #: What splits are called by others in the names of arrays; none is training.
 _CALLED = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
+#: Pixels of an image's side, and columns of labels, at most.
+SIDE, _COLUMNS = 8192, 1000
 #: Bytes of an array that are read at a time.
 _PART = 2**25
 
@@ -31,6 +33,17 @@ class Stored:
         self.file, self.entry = file, entry
         with self._opened() as stream:
             self.shape, self.dtype = _header(stream)
+            begins = stream.tell()
+        # what a header promises is found missing before memory or room on the disk is asked for
+        size, there = prod(self.shape[1:]) * self.dtype.itemsize, self._bytes() - begins
+        if self.shape[0] * size > there:
+            raise ValueError(f"it ends after {there // size} of {self.shape[0]} rows")
+
+    def _bytes(self) -> int:
+        if self.entry is None:
+            return self.file.stat().st_size
+        with zipfile.ZipFile(self.file) as archive:
+            return archive.getinfo(self.entry).file_size
 
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
@@ -176,12 +189,14 @@ def labels_of(
     for split, one in images.items():
         keys = there[split] if named else dict([next(iter(there[split].items()))])
         for name, key in keys.items():
-            values = opened(file, key, entries[key]).whole()
-            if values.ndim > 2 or len(values) != one.shape[0] or values.dtype.kind not in "iuUSb":
+            array = opened(file, key, entries[key])
+            fits = len(array.shape) <= 2 and array.shape[0] == one.shape[0] and array.dtype.kind in "iuUSb"
+            if not fits or prod(array.shape[1:]) > _COLUMNS:
                 raise ValueError(
-                    f"{file}: {key} is {values.dtype} {values.shape}; one whole number or name for each of "
-                    f"{one.shape[0]} images is needed, or several, (n, k)"
+                    f"{file}: {key} is {array.dtype} {array.shape}; one whole number or name for each of "
+                    f"{one.shape[0]} images is needed, or several, (n, k), {_COLUMNS} at most"
                 )
+            values = array.whole()
             wide = values if values.ndim == 2 else values[:, None]
             for k in range(wide.shape[1]):
                 columns.setdefault(name if wide.shape[1] == 1 else f"{name}{k}", []).append(wide[:, k])
@@ -195,6 +210,8 @@ def _image(what: str, array: Stored) -> tuple[int, int, int]:
     kind, shape = array.dtype, array.shape
     if kind not in (np.uint8, np.uint16) and kind.kind not in "fb":
         raise ValueError(f"{what} is {kind}; allowed are uint8, uint16, and numbers with a point from 0 to 1")
+    if max(shape[1:], default=0) > SIDE:
+        raise ValueError(f"{what} is {shape}; allowed are images of {SIDE} pixels a side at most")
     if len(shape) == 3 and min(shape) > 0:
         return 1, shape[1], shape[2]
     if len(shape) == 4 and min(shape) > 0 and shape[3] in (1, 3):

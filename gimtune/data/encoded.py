@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gimtune.data.arrays import LABELS, fitted, said
+from gimtune.data.arrays import LABELS, SIDE, fitted, said
 from gimtune.data.kept import Batches, Listing
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -159,6 +159,8 @@ def listed_rows(rows: Rows, shape: tuple[int, int] | None) -> Listing:
             raise ValueError(f"data.size: {sizes[0]} and {sizes[1]}; data.size=N makes them one size")
     assert first is not None
     height, width = shape or (first[1][1], first[1][0])
+    if max(height, width) > SIDE:
+        raise ValueError(f"{first[0]}: {width} x {height} pixels; allowed are {SIDE} a side, and data.size=N resizes")
 
     def batches() -> Batches:
         pairs, start = zip(rows.files, rows.contents(), strict=True), 0

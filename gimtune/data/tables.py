@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
-from gimtune.data.arrays import LABELS, labels_of, names, opened, said, split_arrays
+from gimtune.data.arrays import LABELS, Stored, labels_of, names, opened, said, split_arrays
 from gimtune.data.dataset import DATASETS, Dataset, Loader
 from gimtune.data.kept import Batches, Listing, keep, stamps
 
@@ -48,6 +50,19 @@ def vectors(seed: int, path: str, labels: str | list[str] | None = None, standar
 DATASETS.enter(Loader(vectors), __name__)
 
 
+def _check_shape(what: str, values: NDArray[Any] | Stored) -> None:
+    if len(values.shape) != 2 or not 1 <= values.shape[1] <= _WIDEST or values.dtype.kind not in "fiu":
+        raise ValueError(f"{what} is {values.dtype} {values.shape}; allowed are numbers (n, d), d at most {_WIDEST}")
+    _check_room(what, *values.shape)
+
+
+def _check_room(what: str, rows: int, columns: int) -> None:
+    """Refuse a table that is larger than what memory is left: it is read whole."""
+    needed, there = 16 * rows * columns / 2**30, psutil.virtual_memory().available / 2**30
+    if needed > there:
+        raise ValueError(f"{what} has {rows} rows of {columns}: {needed:.2g} GiB of memory, and {there:.2g} are left")
+
+
 def _listing(
     file: Path,
     found: Sequence[tuple[str, str, NDArray[Any]]],
@@ -56,8 +71,7 @@ def _listing(
 ) -> Listing:
     """Of arrays with their splits and names."""
     for _, what, values in found:
-        if values.ndim != 2 or not 1 <= values.shape[1] <= _WIDEST or values.dtype.kind not in "fiu":
-            raise ValueError(f"{file}: {what} is {values.dtype} {values.shape}; allowed are numbers (n, d)")
+        _check_shape(f"{file}: {what}", values)
         if values.shape[1] != found[0][2].shape[1]:
             raise ValueError(f"{file}: {what} has {values.shape[1]} values, {found[0][1]} {found[0][2].shape[1]}")
         with np.errstate(over="ignore"):
@@ -83,16 +97,27 @@ def _arrays(file: Path, named: Sequence[str] | None, standardise: bool) -> Listi
         there = ", ".join(entries) or "no arrays"
         raise ValueError(f"{file}: no vectors; there are {there}, and vectors or x_train would be looked for")
     stored = {split: opened(file, key, entries[key]) for split, key in keys.items()}
+    for split, one in stored.items():
+        _check_shape(f"{file}: {keys[split]}", one)
     found = [(split, keys[split], one.whole()) for split, one in stored.items()]
     return _listing(file, found, labels_of(file, entries, stored, named), standardise)
 
 
 def _table(file: Path, named: Sequence[str] | None, standardise: bool) -> Listing:
     import pandas as pd
+    import pyarrow.parquet as pq
 
     try:
+        if file.suffix == ".parquet":
+            said_to_be = pq.read_metadata(file)
+            _check_room(str(file), said_to_be.num_rows, said_to_be.num_columns)
+        else:
+            with file.open(newline="") as lines:
+                columns = len(next(csv.reader(lines), []))
+            if columns > 2 * _WIDEST:  # pandas would take minutes
+                raise ValueError(f"it has {columns} columns; allowed are {_WIDEST} values")
         table = pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, OverflowError, csv.Error) as error:
         raise ValueError(f"{file}: cannot be read ({said(error)})") from None
     wanted = list(named or [name for name in LABELS if name in table][:1])
     if absent := [name for name in wanted if name not in table]:

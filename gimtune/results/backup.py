@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from gimtune.files import replacing
+from gimtune.results.store import check_schema
 
 #: Names of the copies, the newest first.
 KEPT = ("study.db.1", "study.db.2")
@@ -27,6 +28,7 @@ def damage(path: Path) -> str:
     """What is wrong with a database, as SQLite finds it; empty where it is whole."""
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            check_schema(db)
             found = [str(row[0]) for row in db.execute("PRAGMA integrity_check(1)")]
     except sqlite3.DatabaseError as error:
         return str(error)

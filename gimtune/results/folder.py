@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shlex
 import tempfile
 import time
@@ -50,7 +51,7 @@ def _placed(places: Sequence[Path], fill: Callable[[Path], None]) -> Path | None
 @contextmanager
 def held(run: Path) -> Iterator[bool]:
     """Hold a run folder against a second driver; whether it could be. The kernel lets go of it when this one dies."""
-    with (run / ".lock").open("w") as handle:
+    with os.fdopen(os.open(run / ".lock", os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666), "r") as handle:
         for attempt in range(5):
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,7 +68,8 @@ def held(run: Path) -> Iterator[bool]:
 def driver_at_work(run: Path) -> bool:
     """Whether a driver holds the run folder's lock: the kernel lets go of it when the driver dies."""
     try:
-        with (run / ".lock").open() as handle:
+        # without waiting, should it be no file but a pipe
+        with os.fdopen(os.open(run / ".lock", os.O_RDONLY | os.O_NONBLOCK)) as handle:
             # shared, and given back at once: a driver that starts meanwhile tries more than once
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:

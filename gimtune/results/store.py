@@ -53,6 +53,8 @@ _TEXT = {
 }
 #: Columns that stores of this format lack which were made before there was one; they are empty.
 _LATER = ("environment", "added_in", "eager")
+#: Bytes of a row.
+_LONGEST = 2**26
 _WHOLE = {"epoch", "best_epoch", "seed", "latent_dim"}
 
 
@@ -78,6 +80,7 @@ class Store:
             raise FileNotFoundError(f"{path}: no results store there")
         self._db = _opened(path, "rwc" if create else "ro")
         try:
+            check_schema(self._db)
             if create:
                 self._make()
             found = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
@@ -305,6 +308,23 @@ def _opened(path: Path, mode: str) -> sqlite3.Connection:
         except sqlite3.DatabaseError:
             pass  # it is no database, which whoever asks is told
     return db
+
+
+def check_schema(db: sqlite3.Connection) -> None:
+    """Refuse what this package never makes: a view or a computed column may take for ever to read, and a trigger
+    changes rows behind a study's back.
+
+    Raises:
+        sqlite3.DatabaseError: naming it.
+    """
+    db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
+    for kind, name, text in db.execute("SELECT type, name, sql FROM sqlite_master").fetchall():
+        if kind in ("trigger", "view") or str(text).upper().startswith("CREATE VIRTUAL"):
+            raise sqlite3.DatabaseError(f"it holds a {kind}, {str(name)[:80]!r}, which gimtune does not make")
+    for table in ("meta", "trials", "reports"):
+        for row in db.execute(f"PRAGMA table_xinfo({table})").fetchall():
+            if row[6]:
+                raise sqlite3.DatabaseError(f"column {str(row[1])[:80]!r} of {table} is computed")
 
 
 class _Transaction:

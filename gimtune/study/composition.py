@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import difflib
 import json
+import os
 import re
 import shlex
 import tempfile
@@ -23,6 +25,7 @@ from gimtune import parts
 from gimtune.results import mirror
 from gimtune.results.backup import KEPT
 from gimtune.study.messages import ConfigError
+from gimtune.study.reading import read
 from gimtune.study.schema import OPEN, SWEPT, Config, all_fields, is_list, keys, unknown, validated
 
 STUDIES = (Path(__file__).resolve().parents[1] / "studies").resolve()
@@ -81,7 +84,7 @@ def _check_length(key: str, value: str) -> None:
     if key not in (*_PATHS, *GROUPS, "reuse"):
         return
     longest = max(re.split(r"[/,]", value), key=len)
-    if len(longest.encode()) > _LONGEST or len(value.encode()) > _DEEPEST:
+    if len(os.fsencode(longest)) > _LONGEST or len(os.fsencode(value)) > _DEEPEST:
         raise ConfigError(f"{key}={value[:40]}...: a name of a file has {_LONGEST} bytes at most, a path {_DEEPEST}")
 
 
@@ -133,23 +136,11 @@ def reopened(run: Path, results: bool = True) -> Config:
     if not path.is_file() or (results and not (run / "study.db").is_file()):
         raise ConfigError(f"resume={run}: no run folder (it needs config.yaml and study.db)")
     try:
-        content = _read(path)
+        content = read(path)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
     load_plugins(content.get("plugins", []) if isinstance(content, dict) else [])
     return validated(content)
-
-
-def _read(path: Path) -> Any:
-    """A YAML file as Hydra reads it: ``1e-3`` is a number, and text only in YAML 1.1.
-
-    Raises:
-        yaml.YAMLError: it is none.
-    """
-    try:
-        return OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, OmegaConfBaseException):
-        return yaml.safe_load(path.read_text())  # no mapping
 
 
 def dump(config: Config) -> str:
@@ -248,18 +239,24 @@ def _hydra(arguments: list[str], own: Path | None) -> tuple[DictConfig, str]:
 
 @contextlib.contextmanager
 def _packaged(arguments: Sequence[str], own: Path | None) -> Iterator[list[Path]]:
-    """Folders where Hydra finds the user's files, a study among them that does not begin with ``@package``.
+    """Folders where Hydra finds the user's files, a study among them that does not begin with ``@package``, or begins
+    with the mark of bytes that editors on Windows write.
 
     Without that line a study's keys would be those of a section ``study``.
     """
     study = next((a.partition("=")[2] for a in reversed(arguments) if a.startswith("study=")), "")
     file = own / "study" / f"{study}.yaml" if own else None
-    if not own or file is None or not file.is_file() or re.search(r"^#\s*@package\s", text := file.read_text(), re.M):
+    if not own or file is None or not file.is_file():
         yield [own] if own else []
+        return
+    content = file.read_bytes()
+    marked = re.search(rb"^#\s*@package\s", plain := content.removeprefix(codecs.BOM_UTF8), re.M)
+    if marked and plain == content:
+        yield [own]
         return
     with tempfile.TemporaryDirectory(prefix="gimtune-") as made:
         (Path(made) / "study").mkdir()
-        (Path(made) / "study" / file.name).write_text(f"# @package _global_\n{text}")
+        (Path(made) / "study" / file.name).write_bytes(plain if marked else b"# @package _global_\n" + plain)
         yield [Path(made), own]
 
 
@@ -332,7 +329,7 @@ def own_studies() -> Path | None:
         if ours.is_file() and ours.read_bytes() != path.read_bytes():
             raise ConfigError(f"{path}: gimtune ships a file of that name; give yours another")
         with contextlib.suppress(yaml.YAMLError):  # composing says it better
-            content = _read(path)
+            content = read(path)
             if isinstance(content, dict) and ".." in json.dumps(content.get("defaults"), default=str):
                 raise ConfigError(f"{path}: its defaults lead out of {own}")
     return own
@@ -345,7 +342,7 @@ def _stated(study: str, own: Path | None, key: str, kind: type[dict[str, Any]] |
     """
     for path in _files("study", study, own):
         try:
-            content = _read(path)
+            content = read(path)
         except yaml.YAMLError:
             return kind()  # composing says it better
         stated = (content if isinstance(content, dict) else {}).get(key)

@@ -19,3 +19,11 @@ def allowed(name: str, known: Iterable[str], most: int = 3) -> str:
     """What is allowed in a mistyped name's place: those that come near it, or all."""
     known = list(known)
     return f"allowed are {', '.join(close(name, known, most) or known)}"
+
+
+def of_yaml(value: object, rule: str) -> str:
+    """Why a word of a file came in as true or false; empty where that is not what is wrong."""
+    if not isinstance(value, bool) or "bool" in rule:
+        return ""
+    words = "on and yes" if value else "off and no"
+    return f"; {words} are {str(value).lower()} in YAML, and words between quotation marks"

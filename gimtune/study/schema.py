@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from gimtune.results import mirror
 from gimtune.study import space
 from gimtune.study.measured import check_constraints, check_objectives
-from gimtune.study.messages import ConfigError, close
+from gimtune.study.messages import ConfigError, close, of_yaml
 
 #: Samplers that decide as results come in.
 SEQUENTIAL = ("tpe", "nsga2", "gp")
@@ -355,7 +355,7 @@ def _listed(values: list[str]) -> str:
 
 def message_of(error: Any) -> str:
     """An error of pydantic's in a line: key, value and what is allowed."""
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in error["loc"] if "[key]" not in error["loc"] or part == error["loc"][0])
     if error["type"] == "extra_forbidden":
         return unknown(key)
     if error["type"] == "missing":
@@ -365,7 +365,7 @@ def message_of(error: Any) -> str:
         rule = "should be a mapping of keys"
     if error["type"] == "string_pattern_mismatch":
         rule = "should be letters, digits, '_', '.' and '-', 64 at most"
-    return f"{key}={error['input']!r}: {rule}"
+    return f"{key}={error['input']!r}: {rule}{of_yaml(error['input'], rule)}"
 
 
 def unknown(key: str) -> str:

@@ -44,6 +44,9 @@ def newest(checkpoints: Path, note: Callable[[str], None]) -> dict[str, Any] | N
     # the one between was begun from the last of the others, and goes when the next of them is there
     between = [path] if (path := checkpoints / _BETWEEN).is_file() else []
     for path in (*between, *sorted(checkpoints.glob("epoch-*.pt"), reverse=True)):
+        if not path.is_file():  # a pipe would be waited for
+            note(f"{path}: no file; going on from the one before")
+            continue
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # torch raises a different type for every way a file can be cut

@@ -16,11 +16,12 @@ from typing import Any
 import grpc
 import ray
 from ray._private.services import canonicalize_bootstrap_address, find_bootstrap_address
+from ray._private.utils import get_num_cpus
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gimtune.study.machine import check_machine
+from gimtune.study.machine import check_machine, processors
 from gimtune.study.messages import ConfigError
 from gimtune.study.schema import Config
 
@@ -99,20 +100,22 @@ def connected(config: Config, data_bytes: int) -> Iterator[str]:
         yield f"joined the Ray cluster at {head}, {len(_alive())} nodes; {_look(there.dashboard_url)}"
         return
     secure_token()
-    port = _free_port(config.ray.dashboard_port)
-    try:
-        context = ray.init(
-            "local",
-            job_config=_named(config),
-            include_dashboard=config.ray.dashboard,
-            dashboard_host="127.0.0.1",
-            dashboard_port=port,
-            object_store_memory=_STORE_BYTES + 4 * data_bytes,
-            _node_ip_address="127.0.0.1",
-            **_QUIET,
-        )
-    except Exception as error:  # of no type of its own where one of Ray's processes dies, or is late on a busy machine
-        raise ConnectionError(f"Ray did not start: {' '.join(str(error).split())[:300]}") from error
+    with free_port(config.ray.dashboard_port) as port:
+        try:
+            context = ray.init(
+                "local",
+                # Ray counts what a container's quota leaves, and not what a mask does
+                num_cpus=min(processors(), int(get_num_cpus(override_docker_cpu_warning=True))),
+                job_config=_named(config),
+                include_dashboard=config.ray.dashboard,
+                dashboard_host="127.0.0.1",
+                dashboard_port=port,
+                object_store_memory=_STORE_BYTES + 4 * data_bytes,
+                _node_ip_address="127.0.0.1",
+                **_QUIET,
+            )
+        except Exception as error:  # of no type of its own where a process of Ray's dies, or is late on a busy machine
+            raise ConnectionError(f"Ray did not start: {' '.join(str(error).split())[:300]}") from error
     try:
         # what Ray counts, which in a container is less than the machine has
         check_machine(config, [(n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0)) for n in _alive()])
@@ -230,14 +233,22 @@ def _expect(path: Path, nonce: str) -> None:
         time.sleep(0.2)
 
 
-def _free_port(wanted: int) -> int:
-    """The first free port from ``wanted`` on: Ray gives up where a named one is taken, by a second study, say."""
+@contextmanager
+def free_port(wanted: int) -> Iterator[int]:
+    """The first free port from ``wanted`` on: Ray gives up where a named one is taken, by a second study, say.
+
+    A study that starts at the same moment takes another: Ray binds to it seconds later.
+    """
     for port in range(wanted, min(wanted + 100, 65536)):
-        with socket.socket() as probe:
+        with socket.socket() as probe, socket.socket(socket.AF_UNIX) as claim:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
+                # a name without a file, which the kernel gives up when this process dies
+                claim.bind(f"\0gimtune-port-{port}")
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return port
+            probe.close()
+            yield port
+            return
     raise ConfigError(f"ray.dashboard_port={wanted}: no free port in the hundred from there on")

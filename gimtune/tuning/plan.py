@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from gimtune.results import mirror
 from gimtune.results.environment import begun_in, changed, differences
 from gimtune.results.store import Store
 from gimtune.study.data import check_data, load_data
-from gimtune.study.machine import check_machine, cluster_address
+from gimtune.study.machine import check_machine, check_temporary, cluster_address, processors
 from gimtune.study.messages import ConfigError
 from gimtune.study.resolve import members
 from gimtune.study.schema import SECTIONS, SEQUENTIAL, Config
@@ -107,9 +106,10 @@ def preflight(config: Config) -> Plan:
     notes = _moved(config, run, made, address) if run else ()
     if address and mirror.is_address(config.storage_path):
         raise ConfigError(f"storage_path={config.storage_path}: on a cluster, a folder that its nodes share")
+    check_temporary(config)
     if address is None:
         gpus = torch.cuda.device_count() if config.resources.gpu else 0
-        check_machine(config, [(os.cpu_count() or 1, gpus)])
+        check_machine(config, [(processors(), gpus)])
     try:
         if config.scheduler.name == "mo_asha":
             make_rungs(config)
@@ -202,7 +202,7 @@ def _workers(config: Config, address: str | None) -> int:
     wanted = config.resources
     if address is not None:
         return _CLUSTER
-    slots = [(os.cpu_count() or 1) / wanted.cpu] if wanted.cpu else []
+    slots = [processors() / wanted.cpu] if wanted.cpu else []
     if wanted.gpu:
         slots.append(torch.cuda.device_count() / wanted.gpu)
     return max(1, int(min(slots, default=1)))

@@ -99,6 +99,8 @@ def _ended(run: Path) -> Iterator[tuple[Member, dict[str, Any] | None]]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return {}
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception:  # torch raises a different type for every way a file can be damaged
         return {}

@@ -1,0 +1,113 @@
+"""What users of Ray, Tune, Optuna and Hydra ran into and reported, tried here as they did."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from gimtune.__main__ import main
+from gimtune.results.folder import driver_at_work, held
+from gimtune.study.composition import load
+from gimtune.study.machine import processors
+from gimtune.study.messages import ConfigError
+from gimtune.tuning.cluster import free_port
+
+TINY = ["models=[vae]", "space.prior=normal", "space.weight=1", "space.seed=0", "dry_run=true"]
+
+
+def said(arguments, capsys):
+    """The exit code, and what was said of it."""
+    return main([*TINY, *arguments]), " ".join(capsys.readouterr().err.split())
+
+
+def test_two_studies_that_start_at_once_have_two_ports():
+    """FAIR-Chem/fairchem 1787: each asks whether a port is free, and Ray binds to it seconds later."""
+    with free_port(18265) as one, free_port(18265) as other:
+        assert one != other
+    with free_port(18265) as again:
+        assert again == one
+
+
+@pytest.mark.parametrize("key", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_folder_too_deep_for_rays_sockets_is_refused(key, tmp_path, monkeypatch, capsys):
+    """ray-project/ray 7724: a batch system's folder for temporary files, of sixty letters or so."""
+    deep = tmp_path / ("a" * 60)
+    deep.mkdir()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv(key, str(deep))
+    code, text = said([f"storage_path={tmp_path}"], capsys)
+    assert code == 2
+    assert f"{key}={deep}: a path of" in text
+    assert "RAY_TMPDIR=FOLDER" in text
+
+
+def test_a_folder_for_rays_files_that_is_anothers_is_refused(tmp_path, monkeypatch, capsys):
+    """ray-project/ray 4593: who starts Ray first on a shared machine owns its folder."""
+    place = tmp_path.parent / "t"
+    place.mkdir(exist_ok=True)
+    (place / "ray").write_text("in the way, for root too")
+    monkeypatch.setenv("RAY_TMPDIR", str(place))
+    code, text = said([f"storage_path={tmp_path}"], capsys)
+    assert code == 2
+    assert f"RAY_TMPDIR={place}: {place / 'ray'} cannot be written to" in text
+
+
+def test_a_mask_of_processors_is_kept_to(tmp_path, capsys):
+    """skypilot-org/skypilot 8293, ray-project/ray 8983: two processors of a machine that has many more."""
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(mine)})
+    try:
+        assert processors() == 1
+        code, text = said([f"storage_path={tmp_path}", "resources.cpu=2"], capsys)
+    finally:
+        os.sched_setaffinity(0, mine)
+    assert code == 2
+    assert "resources.cpu=2: this machine has 1" in text
+
+
+def test_python_without_docstrings_has_its_parts():
+    """``python -OO``: a part's first line says what it is, and there is none."""
+    subprocess.run([sys.executable, "-OO", "-c", "import gimtune.data"], check=True, timeout=60)
+
+
+def test_letters_of_another_encoding_are_no_error_of_ours(tmp_path):
+    """facebookresearch/hydra 1090: a byte that the shell's encoding does not know."""
+    config = load([*TINY, f"storage_path={tmp_path}/\udce4"])
+    assert config.storage_path.endswith("\udce4")
+
+
+def studied(folder, monkeypatch, content):
+    (folder / "studies" / "study").mkdir(parents=True)
+    (folder / "studies" / "study" / "mine.yaml").write_bytes(content)
+    monkeypatch.chdir(folder)
+    return load(["study=mine"])
+
+
+@pytest.mark.parametrize("head", [b"", b"# @package _global_\r\n"])
+def test_a_study_file_that_a_windows_editor_marked_is_read(head, tmp_path, monkeypatch):
+    """ScrollPrize/villa 1524: a mark of three bytes before the first line."""
+    config = studied(tmp_path, monkeypatch, b"\xef\xbb\xbf" + head + b"name: marked\r\nmodels: [vae]\r\n")
+    assert (config.name, config.models) == ("marked", ["vae"])
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"name: no", "name=False: should be a valid string; off and no are false in YAML"),
+        (b"metrics: {ruler: off}", "metrics.ruler=False: .*; off and no are false in YAML"),
+        (b"space: {on: 3}", "space=True: .*; on and yes are true in YAML"),
+    ],
+)
+def test_words_that_yaml_takes_for_true_or_false_are_named(line, words, tmp_path, monkeypatch):
+    """rbgirshick/yacs 48, omry/omegaconf 317."""
+    with pytest.raises(ConfigError, match=words):
+        studied(tmp_path, monkeypatch, b"models: [vae]\n" + line + b"\n")
+
+
+def test_a_pipe_in_the_place_of_the_lock_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / ".lock")
+    assert not driver_at_work(tmp_path)
+    with held(tmp_path) as alone:
+        assert alone
+        assert driver_at_work(tmp_path)
