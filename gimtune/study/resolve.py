@@ -36,8 +36,6 @@ from gimtune.vocabulary import Match, Member, Model, Side, Weighted
 
 #: Draws per member wanted, before a space is taken for exhausted.
 _DRAWS = 50
-#: Members of a study, at most: the driver needs some 50 kB for each.
-_MOST = 100_000
 
 
 def _terms() -> dict[str, tuple[Match, str]]:
@@ -67,11 +65,6 @@ def members(config: Config) -> list[Member]:
     found: dict[str, Member] = {}
     try:
         if config.search.sampler == "grid":
-            if next(itertools.islice(space.expand(whole), _MOST, None), None) is not None:
-                raise ConfigError(
-                    f"space: its grids have more than {_MOST:,} members; search.sampler=random "
-                    "draws search.trials of them"
-                )
             assignments: Iterator[space.Assignment] = space.expand(whole)
         else:
             # draws that repeat a member do not count; where few are possible, it ends with those

@@ -27,6 +27,9 @@ SIZED = "pixels"
 #: Keys that ``per`` may look at; they are resolved before the others.
 CONDITIONS = ("model", "prior", "restriction")
 
+#: Members of a study, at most: a driver needs some 50 kB for each.
+MOST = 100_000
+
 Assignment = dict[str, Any]
 
 
@@ -109,7 +112,7 @@ def expand(space: Mapping[str, Any]) -> Iterator[Assignment]:
     """Every combination of a space whose parts are grids and values, the last key fastest.
 
     Raises:
-        ValueError: a part that is drawn and not listed.
+        ValueError: a part that is drawn and not listed, or more combinations than a driver has memory for.
     """
 
     def extend(done: Assignment, keys: list[str]) -> Iterator[Assignment]:
@@ -119,6 +122,8 @@ def expand(space: Mapping[str, Any]) -> Iterator[Assignment]:
         for value in _every(f"space.{keys[0]}", space[keys[0]], done):
             yield from extend({**done, keys[0]: value}, keys[1:])
 
+    if next(itertools.islice(extend({}, _ordered(space)), MOST, None), None) is not None:
+        raise ValueError(f"space: its grids have more than {MOST:,} members; search.sampler=random draws some of them")
     yield from extend({}, _ordered(space))
 
 

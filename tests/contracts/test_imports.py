@@ -26,7 +26,7 @@ ONLY = {
     "ray": {"tuning", "tune"},
     "optuna": {"tuning"},
     "hydra": {"study.composition", "study.completion", "__main__"},
-    "omegaconf": {"study.composition", "__main__"},
+    "omegaconf": {"study.composition", "study.reading", "__main__"},
 }
 NOWHERE = (
     {"torch", "torchvision"},
