@@ -89,7 +89,7 @@ def test_modules_where_the_user_stands_do_not_matter(tmp_path):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
     done = gimtune(tmp_path, "study=tradeoff", "dry_run=true")
     assert done.returncode == 0, done.stderr
-    assert "264" in done.stdout
+    assert "396" in done.stdout
     # no run folder: the analysis itself says so
     done = gimtune(tmp_path, "analysis", "nowhere", "--status")
     assert done.returncode == 2

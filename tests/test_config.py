@@ -327,7 +327,7 @@ def test_a_dry_run_lists_and_starts_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["study=tradeoff", "dry_run=true"]) == 0
     said = capsys.readouterr().out
-    assert "264 members in" in said
+    assert "396 members in" in said
     assert not list(tmp_path.iterdir())
 
 
