@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from gimtune.analysis.text import flags, number, plain, short
+from gimtune.analysis.text import flags, number, plain, rounded, short
 from gimtune.results.pareto import Front, contributions, fronts_by
 from gimtune.results.store import Value
 from gimtune.results.varied import parameters, varied
@@ -177,7 +177,7 @@ def with_error(row: Mapping[Any, Value], key: str) -> Cell:
     found, error = cell(row.get(key)), row.get(f"{key}_se")
     if not isinstance(error, float) or pd.isna(error) or found.key is None:
         return found
-    return found._replace(text=f"{found.text} \u00b1 {error:.1g}")
+    return found._replace(text=f"{found.text} \u00b1 {rounded(error)}")
 
 
 def marks(row: Mapping[Any, Value]) -> tuple[Mark, ...]:

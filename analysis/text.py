@@ -26,6 +26,15 @@ def number(value: Value) -> str:
     return plain(str(value)[:_LONGEST])
 
 
+def rounded(error: float) -> str:
+    """One digit of a standard error.
+
+    >>> rounded(0.0143), rounded(4.7), rounded(23.1)
+    ('0.01', '5', '20')
+    """
+    return f"{float(f'{error:.1g}'):g}"
+
+
 def plain(value: object) -> str:
     """Text without what could steer a terminal."""
     return "".join(c if c.isprintable() or c == "\n" else " " for c in str(value))

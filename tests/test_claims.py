@@ -94,6 +94,15 @@ def test_a_trade_off_is_found_and_its_arms_are_told_apart() -> None:
     assert (arms["a_below"].verdict, arms["a_above"].verdict) == (HOLDS, Verdict.DOES_NOT_HOLD)
 
 
+def test_intervals_of_correlations_end_where_correlations_do() -> None:
+    found = answers(world("two_arms"), redraws=200)
+    correlations = [c for c in found.values() if c.unit == "-1 to 1" and not math.isnan(c.value)]
+    assert max(abs(c.value) for c in correlations) > 0.9
+    for c in correlations:
+        assert all(-1 <= end <= 1 for end in (c.low, c.high, c.seeds_low, c.seeds_high)), c
+        assert c.seeds_low <= c.value <= c.seeds_high
+
+
 def test_the_null_world_has_the_spread_that_it_names() -> None:
     many = np.stack([worlds.spread(GENERATOR(i), (15, 5, 2, 2)) for i in range(60)])
     assert many.var() == pytest.approx(1.05, abs=0.06)

@@ -28,6 +28,7 @@ from gimtune.analysis.figures.views import Band, band
 from gimtune.analysis.page.comparison import attained, compared
 from gimtune.analysis.page.points import LONGEST, drawn_of, thinned, told
 from gimtune.analysis.statistics.attainment import AttainmentDifference, with_shares
+from gimtune.analysis.statistics.measures import ASSOCIATION
 from gimtune.analysis.statistics.verdicts import Claim, Verdicts, between, corrected
 from gimtune.analysis.tables import CONTEXT, Table, failure_table, front_table, group_tables
 from gimtune.analysis.text import number, plain, short
@@ -166,7 +167,7 @@ def _figure(figure: go.Figure) -> Any:
 def _answer(claim: Claim, verdicts: Verdicts) -> dict[str, Any]:
     """A claim with its effect as text, and its two intervals as bars from 0 to 100 with nothing at 50."""
     known = not pd.isna(claim.value)
-    bounded = claim.unit == "-1 to 1"
+    bounded = claim.unit == ASSOCIATION
     alike = [c for c in verdicts.claims if c.unit == claim.unit]
     ends = [abs(end) for c in alike for end in (c.low, c.high, c.seeds_low, c.seeds_high) if math.isfinite(end)]
     scale = 1.0 if bounded else max(ends, default=1.0)

@@ -44,6 +44,7 @@ from gimtune.analysis.statistics.configurations import (
 )
 from gimtune.analysis.statistics.inference import FEWEST, Answer, decidable, holm, models_needed
 from gimtune.analysis.statistics.measures import (
+    ASSOCIATION,
     GAN,
     LATENT,
     POSTERIOR,
@@ -220,7 +221,11 @@ def _judged(
         verdict = Verdict.UNDECIDED if refused else verdict
         seeds = _of_seeds(found.values(), level)
         shown = (math.nan, math.nan) if refused else p
-        effect = (answer.value, answer.low, answer.high, *seeds, *shown)
+        ends = (answer.low, answer.high, *seeds)
+        if measure.unit == ASSOCIATION:
+            # nothing is beyond them, whatever a symmetric interval says
+            ends = tuple(float(np.clip(end, -1, 1)) for end in ends)
+        effect = (answer.value, *ends, *shown)
         answers.append(Claim(key, statement, verdict, measure.effect, measure.unit, *effect, *counts, *nowhere, note))
     return answers, study, tests
 

@@ -16,6 +16,8 @@ from gimtune.vocabulary import Match
 
 #: Levels at which curves are compared.
 LEVELS = 64
+#: The unit of correlations: they have no other values.
+ASSOCIATION = "-1 to 1"
 #: Signs of so many pairs are held at once.
 _PAIRS = 1 << 23
 
@@ -161,7 +163,7 @@ def across(x: str, y: str) -> Measure:
         share = (sums[0][0][both] > 0).mean() if both.any() else math.nan
         return Found((found,), f"{_words(x)} and {_words(y)} rise together in {share:.0%} of the pairs of models")
 
-    return Measure(f"Kendall's tau of {_words(x)} and {_words(y)}, pairs of different models", "-1 to 1", of)
+    return Measure(f"Kendall's tau of {_words(x)} and {_words(y)}, pairs of different models", ASSOCIATION, of)
 
 
 def across_at_best(x: str, y: str) -> Measure:
@@ -188,7 +190,7 @@ def across_at_best(x: str, y: str) -> Measure:
         return Found((found,), f"{_words(x)} and {_words(y)} rise together in {share:.0%} of the pairs of models")
 
     return Measure(
-        f"Kendall's tau of {_words(x)} and {_words(y)} over models at their weights of best FID", "-1 to 1", of
+        f"Kendall's tau of {_words(x)} and {_words(y)} over models at their weights of best FID", ASSOCIATION, of
     )
 
 
@@ -225,7 +227,7 @@ def within(x: str, y: str, arm: str = "") -> Measure:
 
     place = {"": "along each model's weights", "below": "below", "above": "above"}[arm]
     where = f"{place} each model's weight of best FID" if arm else place
-    return Measure(f"mean over models of Kendall's tau of {_words(x)} and {_words(y)}, {where}", "-1 to 1", of)
+    return Measure(f"mean over models of Kendall's tau of {_words(x)} and {_words(y)}, {where}", ASSOCIATION, of)
 
 
 def mismatch() -> Measure:
@@ -258,7 +260,7 @@ def mismatch() -> Measure:
 
     return Measure(
         "mean over models of the rank correlation of log(FID / ex-post FID) and probe accuracy at equal ex-post FID",
-        "-1 to 1",
+        ASSOCIATION,
         of,
     )
 
