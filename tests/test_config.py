@@ -189,7 +189,7 @@ def test_an_override_replaces_a_whole_space():
 def test_the_order_of_the_contracts_examples():
     config = load(["study=tradeoff", "models=[vae,wae_mmd]", "space.weight={grid: [0.1, 1, 10]}"])
     found = members(config)
-    assert len(found) == 2 * 3 * 2 * 2
+    assert len(found) == 2 * 3 * 2 * 3
     assert {m.likelihood for m in found} == {"bernoulli"}
 
 
