@@ -4,23 +4,34 @@ import importlib.util
 import math
 import re
 import shlex
+import shutil
 import tomllib
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from scipy import optimize
 
 from gimtune import register
+from gimtune.analysis.statistics.claims import claims
 from gimtune.parts import registries
 from gimtune.study.composition import load
 from gimtune.study.schema import keys
 from gimtune.vocabulary import METRICS
 
 ROOT = Path(__file__).parents[1]
-_spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
-tables = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tables)
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tables, results = script("tables"), script("results")
 
 
 @pytest.mark.parametrize("path", tables.FILES, ids=lambda path: path.name)
@@ -130,3 +141,33 @@ def test_names_in_docstrings_are_there():
             if not hasattr(found, word):
                 importlib.import_module(".".join(words[: k + 1]))
             found = getattr(found, word)
+
+
+def test_results_pages_are_those_of_their_tables():
+    for path, text in results.pages().items():
+        assert path.read_text(encoding="utf-8") == text, "run python docs/results.py"
+
+
+def test_a_changed_number_is_noticed(tmp_path, monkeypatch):
+    """A row of the front that is another gives another page."""
+    for item in results.FOLDER.iterdir():
+        (shutil.copytree if item.is_dir() else shutil.copy)(item, tmp_path / item.name)
+    before = results.pages()
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    name = next(iter(tmp_path.glob("*/run.json"))).parent.name
+    trials = pd.read_parquet(tmp_path / name / "trials.parquet")
+    trials["test_fid"] += 1
+    trials.to_parquet(tmp_path / name / "trials.parquet", index=False)
+    after = results.pages()
+    assert after[tmp_path / name / "index.md"] != before[ROOT / "docs" / "results" / name / "index.md"]
+
+
+@pytest.mark.parametrize("kept", sorted(results.FOLDER.glob("*/claims.csv")), ids=lambda path: path.parent.name)
+def test_verdicts_that_are_kept_are_those_of_the_rows_that_are_kept(kept):
+    rows = pd.read_parquet(kept.parent / "trials.parquet")
+    found = claims(rows, np.random.default_rng(0), redraws=0, beside=False)
+    stated = pd.read_csv(kept).set_index("key")
+    assert [c.key for c in found.claims] == [*stated.index]
+    for claim in found.claims:
+        assert claim.verdict == stated["verdict"][claim.key]
+        assert claim.value == pytest.approx(stated["value"][claim.key], rel=1e-6, nan_ok=True), claim.key

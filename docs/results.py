@@ -1,0 +1,242 @@
+"""Pages of the results: ``python docs/results.py RUN NAME`` keeps a run's tables and figures in docs/results/NAME.
+
+Without arguments the pages are written anew from the tables that are kept: no number on them is typed. A test holds
+pages and tables equal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+# the package that stands beside this page, not an installed copy
+sys.path.insert(0, str(ROOT))
+
+from gimtune.analysis.figures.gallery import figures_of
+from gimtune.analysis.figures.views import sample
+from gimtune.analysis.statistics.attainment import with_shares
+from gimtune.analysis.statistics.verdicts import between
+from gimtune.analysis.tables import CONTEXT, Table, front_table
+from gimtune.analysis.text import number, rounded
+from gimtune.results.load import Study, load
+from gimtune.results.pareto import Front, front
+from gimtune.results.tally import levelling
+
+FOLDER = ROOT / "docs" / "results"
+#: Columns that say how a row came about at length, and which the run folder keeps.
+_LONG = ("reasons", "estimators", "assignment", "checkpoint", "pack")
+_ROWS = 40
+
+
+def keep(run: Path, name: str) -> Path:
+    """Keep what a page needs of a run: a few hundred kilobytes; return the page's folder.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load` and `front`; the report must have been written.
+    """
+    study, folder = load(run), FOLDER / name
+    best = front(study.trials, study.objectives)
+    folder.mkdir(parents=True, exist_ok=True)
+    study.trials.drop(columns=[*_LONG], errors="ignore").to_parquet(folder / "trials.parquet", index=False)
+    shutil.copy(run / "claims.csv", folder)
+    (folder / "run.json").write_text(json.dumps(_facts(study), indent=2) + "\n", encoding="utf-8")
+    for key, kind in figures_of(best.objectives).items():
+        if key in _FIGURES and (figure := kind.static(best, study.run)) is not None:
+            _drawn(figure, folder / f"{key}.png")
+    _drawn(samples(best, study.run), folder / "samples.png")
+    return folder
+
+
+#: Figures that a page shows, with the sentence below each.
+_FIGURES = {
+    "front": "Every member, and the front of all: up and to the left is better.",
+    "courses": "The same two numbers while the members trained.",
+    "weights_fid": "The FID along each model's weights.",
+    "weights_probe_codes": "The probe's accuracy along each model's weights.",
+    "information": "What the codes know of the images, against what a linear probe reads from them.",
+    "rate_distortion": "Rate and distortion of the models whose rate is known.",
+}
+
+
+def _facts(study: Study) -> dict[str, Any]:
+    told = json.loads((study.run / "environment.json").read_text(encoding="utf-8"))
+    ended = study.trials["reported"].max()
+    began = pd.Timestamp(told["created"]).timestamp()
+    return {
+        "command": "python -m gimtune " + " ".join(w for w in told["command"] if "=" in w and not _of_a_place(w)),
+        "objectives": {key: str(way) for key, way in study.objectives.items()},
+        "seconds": round(ended - began),
+        "members": len(study.trials),
+        "status": study.trials["status"].value_counts().to_dict(),
+        "created": told["created"],
+        "git_commit": told.get("git_commit"),
+        "python": told["python"],
+        "packages": told["packages"],
+        "cpus": told["cpus"],
+        "numbers": told["numbers"],
+    }
+
+
+def _of_a_place(word: str) -> bool:
+    # where a run lies and how it was watched changes no number
+    return word.partition("=")[0] in ("storage_path", "ray.dashboard", "ray.address", "resume")
+
+
+def _drawn(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=110)
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize(128)
+    small.save(path, optimize=True)
+
+
+def best_weights(points: pd.DataFrame) -> pd.DataFrame:
+    """Of each model and prior the weight of the best mean FID on the validation split, and its means over seeds."""
+    keys = ["model", "prior", "weight"]
+    wanted = ["fid", "test_fid", "test_fid_expost", "test_probe_codes", "test_probe_means", "test_mi_noised"]
+    measured = [key for key in wanted if key in points]
+    groups = points.groupby(keys, observed=True)
+    means = groups[measured].mean()
+    for key in measured:
+        # of a mean over seeds: seeds alone; what a single seed has is its sampling error, which is in the table kept
+        means[f"{key}_se"] = groups[key].std() / np.sqrt(groups[key].count())
+    means["seeds"] = groups.size()
+    means = means.reset_index()
+    return means.loc[means.groupby(["model", "prior"])["fid"].idxmin()].sort_values("test_fid", ignore_index=True)
+
+
+def samples(best: Front, run: Path) -> Figure:
+    """Generated images of every model at the weight of its best FID, with the prior and the seed where it is best."""
+    chosen = best.points.loc[best.points.groupby("model")["fid"].idxmin()].sort_values("fid")
+    shown = [
+        (row, path) for row in chosen.to_dict("records") if (path := sample(run, row["trial"], ".png")) is not None
+    ]
+    columns = 4
+    figure = Figure(figsize=(9, 2.6 * math.ceil(len(shown) / columns)), layout="constrained")
+    for i, (row, path) in enumerate(shown):
+        axes = figure.add_subplot(math.ceil(len(shown) / columns), columns, i + 1)
+        with Image.open(path) as picture:
+            axes.imshow(np.asarray(picture), cmap="gray", interpolation="nearest")
+        axes.set_title(f"{row['model']} {row['prior']} {row['weight']:g}\nFID {number(float(row['fid']))}", fontsize=8)
+        axes.axis("off")
+    return figure
+
+
+class Kept:
+    """A run of which the tables were kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = folder.name
+        self.trials = pd.read_parquet(folder / "trials.parquet")
+        self.claims = pd.read_csv(folder / "claims.csv").set_index("key")
+        self.facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        self.front = with_shares(front(self.trials, self.facts["objectives"]), np.random.default_rng(0))
+        self.pictures = {key: text for key, text in _FIGURES.items() if (folder / f"{key}.png").is_file()}
+        self.data = ", ".join(sorted(self.front.points["data"].unique()))
+        self.notes = [note for note in [levelling(self.trials)] if note]
+        self.best = best_weights(self.front.points)
+
+    def minutes(self) -> str:
+        """From the start to the last report."""
+        return f"{self.facts['seconds'] / 60:.0f} minutes"
+
+    def claim(self, key: str) -> str:
+        """A claim's verdict with its effect and interval, linked to its row."""
+        row = self.claims.loc[key]
+        effect = "" if pd.isna(row["value"]) else f" ({row['value']:+.2f}, {between(row['low'], row['high'])})"
+        return f"[{row['verdict']}{effect}]({self.name}/index.md#{anchor(key)})"
+
+    def of(self, column: str, model: str, prior: str = "normal", digits: int = 3) -> str:
+        """A mean over seeds at the weight of the best FID, with its error, linked to its row."""
+        row = self.best[(self.best["model"] == model) & (self.best["prior"] == prior)].iloc[0]
+        return f"[{error_of(row, column, digits)}]({self.name}/index.md#{anchor(model, prior)})"
+
+    def front_markdown(self) -> str:
+        """The front's table."""
+        return markdown(front_table(self.front, CONTEXT, most=_ROWS, shares=True))
+
+    def verdict_rows(self) -> Iterator[Mapping[str, Any]]:
+        """Of each claim what the page shows."""
+        for key, row in self.claims.iterrows():
+            known = not pd.isna(row["value"])
+            yield {
+                "anchor": anchor(str(key)),
+                "statement": row["statement"],
+                "verdict": row["verdict"],
+                "effect": f"{row['value']:+.2f} ({row['unit']})" if known else "-",
+                "such": between(row["low"], row["high"]) if known else "-",
+                "these": between(row["seeds_low"], row["seeds_high"]) if known else "-",
+                "p": number(row["p_adjusted"]),
+                "models": row["models"],
+                "note": row["note"],
+            }
+
+    def best_rows(self) -> Iterator[Mapping[str, Any]]:
+        """Of each model and prior its numbers at the weight of its best FID."""
+        for row in self.best.to_dict("records"):
+            cells = {key: error_of(row, key) for key in row if f"{key}_se" in row}
+            yield {**row, **cells, "anchor": anchor(row["model"], row["prior"])}
+
+
+def anchor(*words: str) -> str:
+    """What a row is called in its page."""
+    return "-".join(("row", *words)).replace("_", "-").replace(" ", "-")
+
+
+def error_of(row: Mapping[str, Any] | pd.Series, key: str, digits: int = 3) -> str:
+    """A value with the standard error over seeds, where there is one."""
+    value, error = float(row[key]), float(row[f"{key}_se"])
+    if math.isnan(value):
+        return "-"
+    text = f"{value:.{digits}g}"
+    return text if math.isnan(error) else f"{text} ± {rounded(error)}"
+
+
+def markdown(table: Table) -> str:
+    """A table as Markdown, with a mark's word beside its cell."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rows = [[" ".join((cell.text, *(f"*{mark.word}*" for mark in cell.marks))) for cell in row] for row in table.rows]
+    rule = ["---:" if column.numeric else "---" for column in table.columns]
+    return "\n".join([line([column.head for column in table.columns]), line(rule), *map(line, rows)])
+
+
+def pages() -> dict[Path, str]:
+    """The pages' texts, by path: one for each run that is kept, and the answer that all of them give."""
+    kept = {path.parent.name: Kept(path.parent) for path in sorted(FOLDER.glob("*/run.json"))}
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    found = {
+        FOLDER / name / "index.md": made.get_template("run.md.jinja").render(run=run) for name, run in kept.items()
+    }
+    found[FOLDER / "index.md"] = made.get_template("index.md.jinja").render(runs=kept)
+    return {path: text.rstrip() + "\n" for path, text in found.items()}
+
+
+def main(*arguments: str) -> int:
+    """Keep a run, if one is named, and write all pages."""
+    if arguments:
+        run, name = arguments
+        print(keep(Path(run), name))
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]) if len(sys.argv) in (1, 3) else __doc__)
