@@ -8,7 +8,7 @@ Nothing is taken on trust that a wrong number could come of. Whatever tensor a s
 by an operation that was noted, or is a constant; what draws at random, looks at a number or changes its inputs is not
 replayed; and the first replays of every program are compared with the step as it is written. That code between the
 operations decides the same at every step cannot be seen: it is known of our own parts, and those of others are computed
-as they are written (`gimtune.algebra.objective.Objective.foreign`).
+as they are written (``foreign`` of `gimtune.algebra.objective.Objective`).
 
 `torch.fx.experimental.proxy_tensor.make_fx` gives the same list in ten to thirty times the time, which a short pack or
 one that members leave would not earn back.
