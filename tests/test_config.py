@@ -180,6 +180,16 @@ def test_every_shipped_option_composes(tmp_path, monkeypatch):
                 assert members(load(given)), given
 
 
+def test_convolutions_bring_their_own_learning_rate_which_study_and_user_replace():
+    one = ["models=[vae]", "space.prior=normal"]
+    rates = {
+        network: load([*one, f"network={network}"]).training.learning_rate for network in ("mlp", "conv", "resnet")
+    }
+    assert rates == {"mlp": 3e-3, "conv": 1e-3, "resnet": 1e-3}
+    assert load([*one, "network=conv", "training.learning_rate=0.002"]).training.learning_rate == 2e-3
+    assert load(["study=gan_papers"]).training.learning_rate == 2e-4
+
+
 def test_an_override_replaces_a_whole_space():
     config = load(["study=search", "search=grid", "space.weight={grid: [0.5]}", "models=[vae]"])
     assert config.space["weight"] == {"grid": [0.5]}
