@@ -120,7 +120,7 @@ def test_a_metric_that_was_added_elsewhere_is_told_of(ended, capsys):
     ("given", "said"),
     [
         (["--add", "fid"], "--add fid: the run was measured with it"),
-        (["--add", "kidd"], "--add kidd: no metric of that name; allowed are kid"),
+        (["--add", "kidd"], "--add kidd: no metric of that name; did you mean kid"),
         (["--add", "kid", "--plugins", "no_such_module"], "plugins=no_such_module: cannot be imported"),
     ],
 )

@@ -146,9 +146,9 @@ MISTAKES = (
     (["plugins=3"], "plugins=3: a list of modules"),
     (
         ["metrics.fid_features=vgg"],
-        "metrics.fid_features=vgg: allowed are values, inception, classifier, random, downsampled",
+        "metrics.fid_features=vgg: allowed are values, inception, exported, classifier, random, downsampled",
     ),
-    (["objectives={fid: min, migg: max}"], "objectives.migg: unknown metric; allowed are mi"),
+    (["objectives={fid: min, migg: max}"], "objectives.migg: unknown metric; did you mean mi"),
     (["objectives={fid: min, label_gap: min}"], "objectives.label_gap=min: the metric is better at its max"),
 )
 

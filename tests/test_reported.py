@@ -94,7 +94,7 @@ def test_a_study_file_that_a_windows_editor_marked_is_read(head, tmp_path, monke
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (b"name: no", "name=False: should be a valid string; off and no are false in YAML"),
+        (b"name: no", "name=False: allowed is text; off and no are false in YAML"),
         (b"metrics: {ruler: off}", "metrics.ruler=False: .*; off and no are false in YAML"),
         (b"space: {on: 3}", "space=True: .*; on and yes are true in YAML"),
     ],

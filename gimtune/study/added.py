@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from gimtune.metrics import MEASURES, Evaluation
 from gimtune.metrics.measures import Measure
 from gimtune.results.environment import begun_in, fingerprint
 from gimtune.results.store import Store
+from gimtune.study.messages import allowed
 from gimtune.study.opened import opened
 from gimtune.training import made_by
 from gimtune.vocabulary import Status
@@ -96,8 +96,7 @@ def _found(name: str) -> Measure:
     for measure in MEASURES.values():
         if name == measure.name or name in _keys(measure):
             return measure
-    close = difflib.get_close_matches(name, MEASURES, 3, 0.5)
-    raise ValueError(f"--add {name}: no metric of that name; allowed are {', '.join(close or MEASURES)}")
+    raise ValueError(f"--add {name}: no metric of that name; {allowed(name, MEASURES)}")
 
 
 def _keys(measure: Measure) -> list[str]:

@@ -3,7 +3,30 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from typing import Any
+
+#: So many names are listed beside the one that was meant.
+_SHORT = 12
+#: What pydantic finds, by its type of error, with what its context has filled in.
+_RULES = {
+    "bool_type": "allowed are true and false",
+    "dict_type": "allowed is a mapping of keys",
+    "finite_number": "allowed are finite numbers",
+    "float_type": "allowed are numbers",
+    "greater_than": "allowed are numbers greater than {gt}",
+    "greater_than_equal": "allowed are numbers from {ge}",
+    "int_type": "allowed are whole numbers",
+    "less_than": "allowed are numbers less than {lt}",
+    "less_than_equal": "allowed are numbers up to {le}",
+    "list_type": "allowed is a list",
+    "literal_error": "allowed are {expected}",
+    "model_type": "allowed is a mapping of keys",
+    "string_pattern_mismatch": "allowed are letters, digits, '_', '.' and '-', 64 at most",
+    "string_type": "allowed is text",
+    "too_short": "allowed are lists of at least {min_length}",
+}
 
 
 class ConfigError(ValueError):
@@ -16,14 +39,38 @@ def close(name: str, known: Iterable[str], most: int = 3) -> list[str]:
 
 
 def allowed(name: str, known: Iterable[str], most: int = 3) -> str:
-    """What is allowed in a mistyped name's place: those that come near it, or all."""
+    """What is to be written in a mistyped name's place: what comes near it, and all names where these are few."""
     known = list(known)
-    return f"allowed are {', '.join(close(name, known, most) or known)}"
+    near = close(name, known, most)
+    listed = f"allowed are {', '.join(known)}"
+    if not near:
+        return listed
+    return f"did you mean {', '.join(near)}?" + (f" {listed[0].upper()}{listed[1:]}" if len(known) <= _SHORT else "")
 
 
-def of_yaml(value: object, rule: str) -> str:
-    """Why a word of a file came in as true or false; empty where that is not what is wrong."""
-    if not isinstance(value, bool) or "bool" in rule:
+def rule(error: Any) -> str:
+    """What is allowed where pydantic found an error.
+
+    >>> rule({"type": "greater_than", "ctx": {"gt": 0}, "msg": "Input should be greater than 0"})
+    'allowed are numbers greater than 0'
+    >>> rule({"type": "literal_error", "ctx": {"expected": "'end', 'always' or 'never'"}, "msg": ""})
+    'allowed are end, always, never'
+    """
+    if error["type"] not in _RULES:
+        return error["msg"].removeprefix("Value error, ").removeprefix("Input ") + _of_yaml(error.get("input"))
+    if error["type"] == "bool_type":
+        return _RULES["bool_type"]
+    filled = {
+        key: ", ".join(re.findall(r"'([^']*)'", value)) if key == "expected" else f"{value:g}"
+        for key, value in error.get("ctx", {}).items()
+        if key == "expected" or isinstance(value, int | float)
+    }
+    return _RULES[error["type"]].format(**filled) + _of_yaml(error.get("input"))
+
+
+def _of_yaml(value: object) -> str:
+    """Why a word of a file came in as true or false; empty where it did not."""
+    if not isinstance(value, bool):
         return ""
     words = "on and yes" if value else "off and no"
     return f"; {words} are {str(value).lower()} in YAML, and words between quotation marks"

@@ -5,7 +5,6 @@ Errors name the key as the user wrote it, so they are raised here, before anythi
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 import math
@@ -117,8 +116,7 @@ def _check_conditions(key: str, value: Any, models: set[str]) -> None:
     known = {"model": models, "prior": set(PRIORS), "restriction": set(_terms())}[value["per"]]
     for name in value:
         if name not in known | {"per", "default"}:
-            close = difflib.get_close_matches(str(name), known, 2, 0.5)
-            raise ConfigError(f"{key}.{name}: unknown {value['per']}; allowed are {', '.join(close or sorted(known))}")
+            raise ConfigError(f"{key}.{name}: unknown {value['per']}; {allowed(str(name), sorted(known))}")
 
 
 def _name(entry: Any) -> str:
@@ -128,8 +126,7 @@ def _name(entry: Any) -> str:
 def _model(entry: Any) -> Model:
     if isinstance(entry, str):
         if entry not in MODELS:
-            close = difflib.get_close_matches(entry, MODELS, 2, 0.5)
-            raise ConfigError(f"models={entry}: unknown model; allowed are {', '.join(close or MODELS)}")
+            raise ConfigError(f"models={entry}: unknown model; {allowed(entry, MODELS)}")
         return MODELS[entry]
     if not isinstance(entry, Mapping):
         raise ConfigError(f"models={entry!r}: a name, or a mapping {{name, restrictions, side, likelihood, encoder}}")

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from gimtune.results import mirror
 from gimtune.study import space
 from gimtune.study.measured import check_constraints, check_objectives
-from gimtune.study.messages import ConfigError, close, of_yaml
+from gimtune.study.messages import ConfigError, close, rule
 
 #: Samplers that decide as results come in.
 SEQUENTIAL = ("tpe", "nsga2", "gp")
@@ -360,12 +360,7 @@ def message_of(error: Any) -> str:
         return unknown(key)
     if error["type"] == "missing":
         return f"{key}: missing"
-    rule = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if error["type"] == "model_type":
-        rule = "should be a mapping of keys"
-    if error["type"] == "string_pattern_mismatch":
-        rule = "should be letters, digits, '_', '.' and '-', 64 at most"
-    return f"{key}={error['input']!r}: {rule}{of_yaml(error['input'], rule)}"
+    return f"{key}={error['input']!r}: {rule(error)}"
 
 
 def unknown(key: str) -> str:
@@ -375,7 +370,9 @@ def unknown(key: str) -> str:
     if re.match(r"constraints\.\w+\.", key):
         return f"{key}: unknown key; allowed are {', '.join(Bound.model_fields)}"
     meant = close(key, keys())
-    hint = f"did you mean {', '.join(meant)}?" if meant else f"allowed are {', '.join(Config.model_fields)}"
+    section = key.partition(".")[0]
+    own = [name for name in keys() if name.startswith(f"{section}.")] or [*Config.model_fields]
+    hint = f"did you mean {', '.join(meant)}?" if meant else f"allowed are {', '.join(own)}"
     return f"{key}: unknown key; {hint}"
 
 
