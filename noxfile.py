@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
+import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -110,6 +114,45 @@ def benchmarks(session: nox.Session) -> None:
         small["search_on_digits"] = f"{run} --samplers random --trials 3 --seeds 1"
         for name, options in small.items():
             session.run("python", "-m", f"benchmarks.{name}", *options.split())
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """What is installed, as pip tells of it (bill-of-materials.json), and weaknesses that are known of what is pinned.
+
+    Where pip-audit is not installed, or cannot reach the service that knows them, it is said, and nothing was checked.
+    """
+    bill = session.run("python", "-m", "pip", "inspect", silent=True, stderr=subprocess.DEVNULL)
+    (ROOT / "bill-of-materials.json").write_text(str(bill))
+    session.log(f"bill-of-materials.json: {len(json.loads(str(bill))['installed'])} packages")
+    if shutil.which("pip-audit") is None:
+        session.warn("NOT AUDITED: pip-audit is not installed; .ci/run says how it is")
+        return
+    # a version whose weaknesses are public: a service that does not know of them has not been reached
+    with tempfile.TemporaryDirectory() as folder:
+        known = Path(folder) / "known.txt"
+        known.write_text("jinja2==2.10\n")
+        reached = any(one.get("vulns") for one in _audited(session, known))
+    packages = _audited(session, ROOT / "constraints.txt") if reached else []
+    left_out = [one["name"] for one in packages if "vulns" not in one]
+    if not packages or left_out:
+        session.warn(f"NOT AUDITED: {', '.join(left_out) or 'the service that knows of weaknesses was not reached'}")
+    weak = [
+        f"{one['name']} {one['version']}: {[v['id'] for v in one['vulns']]}" for one in packages if one.get("vulns")
+    ]
+    if weak:
+        session.error("; ".join(weak))
+    if packages:
+        session.log(f"{len(packages) - len(left_out)} pinned packages, of which no weakness is known")
+
+
+def _audited(session: nox.Session, pinned: Path) -> list[dict[str, Any]]:
+    """What pip-audit says of each package; nothing where it failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "found.json"
+        asked = ("--requirement", str(pinned), "--no-deps", "--disable-pip", "--timeout", "20", "--format", "json")
+        session.run("pip-audit", *asked, "--output", str(found), success_codes=range(256), silent=True)
+        return json.loads(found.read_text())["dependencies"] if found.is_file() and found.stat().st_size else []
 
 
 @nox.session

@@ -138,8 +138,9 @@ def refused(read, words):
 def told(pytestconfig):
     """How many cases were tried, at the end."""
     yield
-    if reporter := pytestconfig.pluginmanager.get_plugin("terminalreporter"):
-        reporter.write_line(f"\n{sum(TRIED.values())} cases: {dict(TRIED)}")
+    capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print(f"\n{sum(TRIED.values())} cases: {dict(TRIED)}")
 
 
 # Data
