@@ -110,7 +110,7 @@ def _resident():
 
 def reads(read):
     """It is read, or refused in a line or two, and soon."""
-    TRIED[os.environ["PYTEST_CURRENT_TEST"].split("::")[1].partition(" ")[0]] += 1
+    TRIED[os.environ["PYTEST_CURRENT_TEST"].split("::")[1].partition(" ")[0].partition("[")[0]] += 1
     began, worked = time.monotonic(), time.process_time()
     with watched():
         try:
