@@ -224,7 +224,8 @@ def _judged(
         ends = (answer.low, answer.high, *seeds)
         if measure.unit == ASSOCIATION:
             # nothing is beyond them, whatever a symmetric interval says
-            ends = tuple(float(np.clip(end, -1, 1)) for end in ends)
+            low, high, seeds_low, seeds_high = (float(np.clip(end, -1, 1)) for end in ends)
+            ends = (low, high, seeds_low, seeds_high)
         effect = (answer.value, *ends, *shown)
         answers.append(Claim(key, statement, verdict, measure.effect, measure.unit, *effect, *counts, *nowhere, note))
     return answers, study, tests
