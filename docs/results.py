@@ -157,6 +157,15 @@ class Kept:
         effect = "" if pd.isna(row["value"]) else f" ({row['value']:+.2f}, {between(row['low'], row['high'])})"
         return f"[{row['verdict']}{effect}]({self.name}/index.md#{anchor(key)})"
 
+    def effect(self, key: str) -> str:
+        """A claim's effect, linked to its row."""
+        return f"[{self.claims.loc[key, 'value']:+.2f}]({self.name}/index.md#{anchor(key)})"
+
+    def images(self, column: str) -> str:
+        """A number that is the same in every row of the front's points."""
+        (value,) = self.front.points[column].unique()
+        return f"{value:,.0f}"
+
     def of(self, column: str, model: str, prior: str = "normal", digits: int = 3) -> str:
         """A mean over seeds at the weight of the best FID, with its error, linked to its row."""
         row = self.best[(self.best["model"] == model) & (self.best["prior"] == prior)].iloc[0]

@@ -99,7 +99,9 @@ def test_intervals_of_correlations_end_where_correlations_do() -> None:
     correlations = [c for c in found.values() if c.unit == "-1 to 1" and not math.isnan(c.value)]
     assert max(abs(c.value) for c in correlations) > 0.9
     for c in correlations:
-        assert all(-1 <= end <= 1 for end in (c.low, c.high, c.seeds_low, c.seeds_high)), c
+        # so few models may bound nothing
+        assert all(-1 <= end <= 1 for end in (c.low, c.high) if math.isfinite(end)), c
+        assert all(-1 <= end <= 1 for end in (c.seeds_low, c.seeds_high)), c
         assert c.seeds_low <= c.value <= c.seeds_high
 
 

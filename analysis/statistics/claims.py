@@ -223,8 +223,8 @@ def _judged(
         shown = (math.nan, math.nan) if refused else p
         ends = (answer.low, answer.high, *seeds)
         if measure.unit == ASSOCIATION:
-            # nothing is beyond them, whatever a symmetric interval says
-            low, high, seeds_low, seeds_high = (float(np.clip(end, -1, 1)) for end in ends)
+            # nothing is beyond them, whatever a symmetric interval says; what is unbounded stays so
+            low, high, seeds_low, seeds_high = (float(np.clip(e, -1, 1)) if math.isfinite(e) else e for e in ends)
             ends = (low, high, seeds_low, seeds_high)
         effect = (answer.value, *ends, *shown)
         answers.append(Claim(key, statement, verdict, measure.effect, measure.unit, *effect, *counts, *nowhere, note))
