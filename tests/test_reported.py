@@ -1,17 +1,25 @@
 """What users of Ray, Tune, Optuna and Hydra ran into and reported, tried here as they did."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
+from helpers import member
 
 from gimtune.__main__ import main
+from gimtune.metrics import Evaluation
 from gimtune.results.folder import driver_at_work, held
 from gimtune.study.composition import load
 from gimtune.study.machine import processors
 from gimtune.study.messages import ConfigError
+from gimtune.training import run
 from gimtune.tuning.cluster import free_port
+
+CPU = torch.device("cpu")
+FEW = {"probe_samples": 60, "fid_samples": 60, "ruler": "never"}
 
 TINY = ["models=[vae]", "space.prior=normal", "space.weight=1", "space.seed=0", "dry_run=true"]
 
@@ -111,3 +119,12 @@ def test_a_pipe_in_the_place_of_the_lock_is_not_waited_for(tmp_path):
     with held(tmp_path) as alone:
         assert alone
         assert driver_at_work(tmp_path)
+
+
+def test_a_data_set_of_few_images_has_its_pictures(digits, small, tmp_path):
+    """dreamquark-ai/tabnet 537: fewer images than a default takes for granted, here for a grid of 32."""
+    few = {split: images[:30] if split == "test" else images for split, images in digits.images.items()}
+    labels = {split: own[:30] if split == "test" else own for split, own in digits.labels.items()}
+    data = dataclasses.replace(digits, images=few, labels=labels)
+    (rows,) = run([member(epochs=1, metrics=FEW)], Evaluation(data, small.network, CPU), tmp_path)
+    assert len(list((tmp_path / "samples").glob("*-reconstructed.png"))) == len(rows) == 1

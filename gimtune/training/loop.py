@@ -362,7 +362,9 @@ def _keep(pack: Pack, evaluation: Measurements, index: int, folder: Path, row: d
         save_grid(evaluation.samples(*whose, 64).unflatten(0, (8, 8)), shown[0])
         # rows of images, and below each what the decoder makes of their codes
         pairs = evaluation.reconstructions(*whose, 32)
-        save_grid(pairs.unflatten(1, (4, 8)).transpose(0, 1).flatten(0, 1), shown[1])
+        wide = min(8, pairs.shape[1])  # a split may have ten images
+        whole = pairs[:, : pairs.shape[1] // wide * wide].unflatten(1, (-1, wide))
+        save_grid(whole.transpose(0, 1).flatten(0, 1), shown[1])
         for name, grid in evaluation.pictures(*whose).items():
             save_grid(grid, folder / "samples" / f"{member.trial}-{name}.png")
     codes, labels = evaluation.codes(*whose, _CODES)
