@@ -285,7 +285,7 @@ def test_runs_that_do_not_compare_are_refused_with_the_key(earlier, tmp_path, ar
 
 
 def test_runs_of_other_weights_compare(earlier, tmp_path):
-    other = _new_run(planned(tmp_path, "space.weight=2", "models=[wae_mmd]", "training.learning_rate=0.01"))
+    other = _new_run(planned(tmp_path, SEEDS, "space.weight=2", "models=[wae_mmd]", "training.learning_rate=0.01"))
     assert merge([earlier, other], tmp_path / "out")[1].endswith("; 2 not ended, left out")
     assert [m["models"] for m in (settings(tmp_path / "out"),)] == [["vae", "wae_mmd"]]
 

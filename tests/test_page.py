@@ -302,7 +302,7 @@ def test_a_configuration_that_is_not_the_members_gives_no_line() -> None:
     one = resolve.members(composition.load(["models=[vae]"]))[0]
     text, chosen = one.to_json(), json.dumps(dict(one.assignment))
     with pytest.raises(ValueError, match="not the one it was named after"):
-        command(one.trial, text.replace('"learning_rate":0.001', '"learning_rate":2.0'), chosen, {})
+        command(one.trial, text.replace('"learning_rate":0.003', '"learning_rate":2.0'), chosen, {})
     for bad in ("", "[1", "{}", "5", text[:-1]):
         with pytest.raises(ValueError, match="cannot be read"):
             command(one.trial, bad, chosen, {})

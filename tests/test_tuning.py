@@ -26,6 +26,7 @@ STUDY = [
     "models=[vae,wvae]",
     "space.prior=normal",
     "space.weight={grid: [0.1, 1]}",
+    "space.seed={grid: [0, 1]}",
     "space.latent_dim=4",
     "network.hidden=[32]",
     "budget.epochs=6",
