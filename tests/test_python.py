@@ -169,8 +169,8 @@ def test_the_documentations_blocks_run_one_after_the_other(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     # vae at weight 1 alone, wae_mmd at two; two seeds
-    assert re.search(r"front \d+ trials 8", done.stdout), done.stdout[-2000:]
-    assert "member zz: it begins none of 8 names" in done.stdout
+    assert re.search(r"front \d+ trials 12", done.stdout), done.stdout[-2000:]
+    assert "member zz: it begins none of 12 names" in done.stdout
     assert "figure none: allowed are front, information" in done.stdout
     (run,) = (tmp_path / "results" / "tradeoff").iterdir()
     for name in ("my_front.pdf", "my_front.html", "decoder.pt2", "report.html"):
