@@ -38,6 +38,16 @@ FOLDER = ROOT / "docs" / "results"
 #: Columns that say how a row came about at length, and which the run folder keeps.
 _LONG = ("reasons", "estimators", "assignment", "checkpoint", "pack")
 _ROWS = 40
+#: What the pages say of a model at a weight, on the test split.
+_SHOWN = {
+    "test_fid": "FID",
+    "test_fid_expost": "ex-post FID",
+    "test_probe_codes": "probe on codes",
+    "test_probe_means": "probe on means",
+    "test_mi_noised": "mi noised, nats",
+    "test_latent_js": "latent JS, nats",
+    "test_data_js": "data JS, nats",
+}
 
 
 def keep(run: Path, name: str) -> Path:
@@ -101,18 +111,21 @@ def _drawn(figure: Figure, path: Path) -> None:
     small.save(path, optimize=True)
 
 
-def best_weights(points: pd.DataFrame) -> pd.DataFrame:
-    """Of each model and prior the weight of the best mean FID on the validation split, and its means over seeds."""
-    keys = ["model", "prior", "weight"]
-    wanted = ["fid", "test_fid", "test_fid_expost", "test_probe_codes", "test_probe_means", "test_mi_noised"]
+def configurations(points: pd.DataFrame) -> pd.DataFrame:
+    """Of each model, prior and weight the means over seeds, their standard errors (``..._se``), and ``seeds``."""
+    wanted = ["fid", *_SHOWN]
     measured = [key for key in wanted if key in points]
-    groups = points.groupby(keys, observed=True)
+    groups = points.groupby(["model", "prior", "weight"], observed=True)
     means = groups[measured].mean()
     for key in measured:
         # of a mean over seeds: seeds alone; what a single seed has is its sampling error, which is in the table kept
         means[f"{key}_se"] = groups[key].std() / np.sqrt(groups[key].count())
     means["seeds"] = groups.size()
-    means = means.reset_index()
+    return means.reset_index()
+
+
+def best_weights(means: pd.DataFrame) -> pd.DataFrame:
+    """Of each model and prior the weight of the best mean FID on the validation split."""
     return means.loc[means.groupby(["model", "prior"])["fid"].idxmin()].sort_values("test_fid", ignore_index=True)
 
 
@@ -145,7 +158,10 @@ class Kept:
         self.pictures = {key: text for key, text in _FIGURES.items() if (folder / f"{key}.png").is_file()}
         self.data = ", ".join(sorted(self.front.points["data"].unique()))
         self.notes = [note for note in [levelling(self.trials)] if note]
-        self.best = best_weights(self.front.points)
+        self.shown = _SHOWN
+        means = configurations(self.front.points)
+        self.best = best_weights(means)
+        self.published = means[means["weight"] == 1].sort_values("test_fid", ignore_index=True)
 
     def minutes(self) -> str:
         """From the start to the last report."""
@@ -191,10 +207,10 @@ class Kept:
                 "note": row["note"],
             }
 
-    def best_rows(self) -> Iterator[Mapping[str, Any]]:
-        """Of each model and prior its numbers at the weight of its best FID."""
-        for row in self.best.to_dict("records"):
-            cells = {key: error_of(row, key) for key in row if f"{key}_se" in row}
+    def cells(self, rows: pd.DataFrame) -> Iterator[Mapping[str, Any]]:
+        """Of each model, prior and weight its numbers as they are shown."""
+        for row in rows.to_dict("records"):
+            cells = {key: error_of(row, key) if key in row else "-" for key in self.shown}
             yield {**row, **cells, "anchor": anchor(row["model"], row["prior"])}
 
 
@@ -208,7 +224,7 @@ def error_of(row: Mapping[str, Any] | pd.Series, key: str, digits: int = 3) -> s
     value, error = float(row[key]), float(row[f"{key}_se"])
     if math.isnan(value):
         return "-"
-    text = f"{value:.{digits}g}"
+    text = f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
     return text if math.isnan(error) else f"{text} ± {rounded(error)}"
 
 
