@@ -58,15 +58,18 @@ def _root(covariance: Tensor) -> Tensor:
     return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
 
-def standard_error(generated: Tensor, reference: Tensor) -> float:
+def standard_error(generated: Tensor, reference: Tensor, *known: Statistics) -> float:
     """Standard error of `frechet` of two independent samples of features, (n, k) and (m, k): by the delta method.
 
     The distance moves with S1 as tr((I - T) dS1), T = R (R S1 R)^(-1/2) R being the optimal transport between the two
     Gaussians and R the root of S2; with S2 as tr((I - T^-1) dS2), and with the means as 2 (m1 - m2). That says by how
     much each feature vector moves it, whose variances over n and m add up. It says nothing of the bias of few images.
     Where the two are equal the first order vanishes: the error is then a third too large, not too small.
+
+    Args:
+        known: moments of both, where they are known.
     """
-    one, two = statistics(generated), statistics(reference)
+    one, two = known or (statistics(generated), statistics(reference))
     scales, axes = torch.linalg.eigh(two.covariance)
     scales, inverse = _powers(scales, 0.5, -0.5)
     root, root_inverse = (axes * scales) @ axes.T, (axes * inverse) @ axes.T
@@ -86,13 +89,15 @@ def _powers(values: Tensor, *exponents: float) -> list[Tensor]:
     return [torch.where(kept, values.clamp_min(1e-300) ** exponent, 0.0) for exponent in exponents]
 
 
-def _distance(features: Tensor, view: View) -> Estimate:
+def _distance(features: Tensor, view: View, paired: bool = False) -> Estimate:
+    """The distance to the split's images; the error is that of two independent samples, of pairs there is none."""
     try:
         made = statistics(features)
     except ValueError as error:
         return Estimate(math.nan, reason=str(error))
-    value, deviation = frechet(made, reference(view)), standard_error(features, view.features)
-    return Estimate(value, deviation, flag=flags.blind(view.network))
+    real = reference(view)
+    deviation = None if paired else standard_error(features, view.features, made, real)
+    return Estimate(frechet(made, real), deviation, flag=flags.blind(view.network))
 
 
 def reference(view: View) -> Statistics:
@@ -109,8 +114,7 @@ def fid(view: View) -> Estimate:
 @metric(METRICS["recon_fid"])
 def recon_fid(view: View) -> Estimate:
     """Distance of reconstructions of the split's images."""
-    # a pair an image: not two independent samples, so that it has no standard error
-    return _distance(features_of(view.network, view.reconstructed), view)._replace(error=None)
+    return _distance(features_of(view.network, view.reconstructed), view, paired=True)
 
 
 @metric(METRICS["fid_expost"])

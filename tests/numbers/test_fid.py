@@ -108,7 +108,9 @@ def test_the_standard_error_is_the_deviation_of_independent_redraws(scale, shift
 def test_the_standard_error_of_fewer_images_than_features_is_a_number():
     source = torch.Generator().manual_seed(1)
     made, real = torch.randn(30, 84, generator=source), torch.randn(40, 84, generator=source)
-    assert 0 < frechet.standard_error(made, real) < frechet.frechet(frechet.statistics(made), frechet.statistics(real))
+    known = frechet.statistics(made), frechet.statistics(real)
+    assert 0 < frechet.standard_error(made, real) < frechet.frechet(*known)
+    assert frechet.standard_error(made, real, *known) == frechet.standard_error(made, real)
 
 
 # KID, precision and recall
