@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map
 from gimtune.algebra.seeds import generator
 from gimtune.metrics.marginal import CODES, importance
 from gimtune.metrics.view import View
+from gimtune.parts import allowed
 from gimtune.study.composition import load as composed
 from gimtune.study.machine import storage
 from gimtune.study.messages import ConfigError
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from gimtune.analysis.statistics.verdicts import Verdicts
     from gimtune.results.load import Study
     from gimtune.results.pareto import Front
+
+
+#: Modules of a member.
+_PARTS = ("encoder", "decoder")
 
 
 def run(study: str = "tradeoff", *, console: Console | None = None, **overrides: Any) -> Run:
@@ -177,7 +182,7 @@ class Run:
 
         known = figures_of(self.study.objectives)
         if name not in known:
-            raise ValueError(f"figure {name}: allowed are {', '.join(known)}")
+            raise ValueError(f"figure {name}: {allowed(name, known)}")
         kind = known[name]
         return (kind.interactive if interactive else kind.static)(self.front(), self.folder)
 
@@ -304,8 +309,8 @@ class Trained:
             ValueError: another part, or what is no path.
         """
         path = _path("path", path)
-        if part not in ("encoder", "decoder"):
-            raise ValueError(f"part {part}: allowed are encoder, decoder")
+        if part not in _PARTS:
+            raise ValueError(f"part {part}: {allowed(part, _PARTS)}")
         takes = self.image if part == "encoder" else (self.latent_dim,)
         count = torch.export.Dim("count")
         program = torch.export.export(self._module(part), (torch.zeros(2, *takes),), dynamic_shapes=({0: count},))

@@ -15,6 +15,7 @@ does, by an entry point of the group ``gimtune``. Drivers and workers import it 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import inspect
 import sys
@@ -30,6 +31,8 @@ from typing import Any, Generic, TypeVar
 #: Of entry points: the value of each is the name of a plug-in's module.
 GROUP = "gimtune"
 _OURS = "gimtune."
+#: So many names are listed beside the one that was meant.
+_SHORT = 12
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -212,6 +215,21 @@ def digest(module: str) -> str:
     for name, path in sorted(files.items()) or [("", Path(str(top.__file__)))]:
         content.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return content.hexdigest()[:12]
+
+
+def close(name: object, known: Iterable[str], most: int = 3) -> list[str]:
+    """Those of the known names that a mistyped one may have meant."""
+    return difflib.get_close_matches(str(name), list(known), most, 0.5)
+
+
+def allowed(name: object, known: Iterable[str], most: int = 3) -> str:
+    """What is to be written in a mistyped name's place: what comes near it, and all names where these are few."""
+    known = list(known)
+    near = close(name, known, most)
+    listed = f"allowed are {', '.join(known)}"
+    if not near:
+        return listed
+    return f"did you mean {', '.join(near)}?" + (f" {listed[0].upper()}{listed[1:]}" if len(known) <= _SHORT else "")
 
 
 def signature(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

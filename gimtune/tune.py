@@ -12,7 +12,6 @@ Every trial is one member, alone in its program; a study of ours trains those th
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import tempfile
@@ -99,7 +98,7 @@ def trainable(study: str = "tradeoff", **overrides: Any) -> type[tune.Trainable]
     data = load_data(config)
     drawn = config.search.model_copy(update={"sampler": "random", "trials": _SHOWN})
     check_data(config, data, members(config.model_copy(update={"search": drawn})))
-    stated = {"study": config, "place": str(Path.cwd()), "plugins": dict(parts.plugins())}
+    stated = {"study": config, "plugins": dict(parts.plugins())}
     made = tune.with_parameters(type("GimTrial", (_MemberTrial,), stated), data=data.carried())
     assert isinstance(made, type)
     return made
@@ -155,7 +154,6 @@ class _MemberTrial(tune.Trainable):
     """One member; see `trainable`."""
 
     study: ClassVar[Config]
-    place: ClassVar[str]
     plugins: ClassVar[dict[str, str]]
 
     def setup(self, config: dict[str, Any], data: Dataset) -> None:  # type: ignore[override]  # tune.with_parameters
@@ -173,9 +171,7 @@ class _MemberTrial(tune.Trainable):
 
     def _start(self, config: dict[str, Any]) -> None:
         parts.load(self.plugins, expected=self.plugins)
-        # Tune moves its workers into folders of their own, and paths of data are from where the user stands
-        with contextlib.chdir(self.place) if Path(self.place).is_dir() else contextlib.nullcontext():
-            self._member = chosen(self.study, config)
+        self._member = chosen(self.study, config)
         self._rows: Iterator[Rows] | None = None
         self._last: dict[str, Any] = {}
         self._inherited: list[str] = []

@@ -193,8 +193,8 @@ class Member:
 
     @cached_property
     def trial(self) -> str:
-        """Its name in every run: a hash of all of the above."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:10]
+        """Its name in every run: a hash of all of the above, but for the place of images whose content is there."""
+        return hashlib.sha256(_canonical(identifying(json.loads(self.to_json()))).encode()).hexdigest()[:10]
 
     def to_json(self) -> str:
         """Canonical JSON; without plug-ins it says nothing of them."""
@@ -202,13 +202,29 @@ class Member:
         del values["assignment"]
         if not self.plugins:
             del values["plugins"]
-        return json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return _canonical(values)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The inverse of `to_json`."""
         values = json.loads(text)
         return cls(**{**values, "restrictions": tuple((m, d, w) for m, d, w in values["restrictions"])})
+
+
+def _canonical(values: Any) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+def identifying(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a member's values, as `Member.to_json` has them, tells it from others: images are the same elsewhere.
+
+    >>> identifying({"model": "vae", "data": {"name": "images", "path": "/home/me/mine", "content": "0f"}})
+    {'model': 'vae', 'data': {'name': 'images', 'content': '0f'}}
+    """
+    data = values.get("data")
+    if not isinstance(data, Mapping) or "content" not in data:
+        return dict(values)
+    return {**values, "data": {key: value for key, value in data.items() if key != "path"}}
 
 
 @dataclass(frozen=True)
@@ -227,6 +243,8 @@ class Metric:
     error: bool = False
 
     def __post_init__(self) -> None:
+        if self.direction not in list(Direction):
+            raise ValueError(f"metric {self.key}: direction {self.direction}; allowed are {', '.join(Direction)}")
         object.__setattr__(self, "direction", Direction(self.direction))
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.key) or self.key.startswith("test_"):
             raise ValueError(f"metric {self.key}: small letters, digits and _, and no test_ before them")
@@ -359,22 +377,8 @@ def declare(metrics: Iterable[Metric]) -> None:
 
 #: Columns that say what was run; set once, when the member is planned.
 IDENTITY = (
-    "trial",
-    "study",
-    "model",
-    "side",
-    "restrictions",
-    "likelihood_name",
-    "encoder",
-    "prior",
-    "weight",
-    "latent_dim",
-    "seed",
-    "data",
-    "network",
-    "pack",
-    "config",
-    "assignment",
+    *("trial", "study", "model", "side", "restrictions", "likelihood_name", "encoder", "prior", "weight"),
+    *("latent_dim", "seed", "data", "network", "pack", "config", "assignment"),
 )
 #: Columns that say how far it came; ``reported`` is when, in seconds since 1970. Its metrics are of the weights of
 #: ``best_epoch``, chosen as ``restored_by`` says; ``levelled`` is 1 where it had levelled off, else 0; ``eager`` says

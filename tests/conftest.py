@@ -5,14 +5,22 @@ import os
 os.environ["RAY_AUTH_MODE"] = "token"
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+from helpers import TINY, Driver
 
 from gimtune import data, tuning  # noqa: F401 - tuning sets the other switches of Ray
 from gimtune.metrics import Evaluation, lenet
+from gimtune.results.backup import back_up
+from gimtune.results.store import Store
+from gimtune.study.composition import load
+from gimtune.training import run as train
+from gimtune.tuning.launch import _new_run
+from gimtune.tuning.plan import preflight
 
 torch.set_num_threads(1)
 # the same examples in every run, and no limit on an example's time on a busy machine
@@ -70,3 +78,43 @@ def store_server():
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     server.stop()
+
+
+@pytest.fixture
+def drive():
+    """Starts drivers, which end with the test."""
+    drivers: list[Driver] = []
+
+    def start(*arguments) -> Driver:
+        drivers.append(Driver(*arguments))
+        return drivers[-1]
+
+    yield start
+    for driver in drivers:
+        driver.end()
+
+
+@pytest.fixture(scope="session")
+def _killed(small, tmp_path_factory):
+    study = [*TINY, "space.seed={grid: [0, 1, 2]}", "resources.members=1", "budget.epochs=3"]
+    plan = preflight(load([*study, f"storage_path={tmp_path_factory.mktemp('killed')}"]))
+    folder = _new_run(plan)
+    ended, running, _ = plan.packs
+    with Store(folder / "study.db", create=True) as store:
+        batches = train(ended, small, folder)
+        store.report(next(batches))
+        back_up(folder)
+        # all of this is newer than the copy
+        for batch in batches:
+            store.report(batch)
+        shutil.rmtree(folder / "packs")
+        batches = train(running, small, folder)
+        store.report(next(batches))
+        store.report(next(batches))
+    return folder
+
+
+@pytest.fixture
+def killed_run(_killed, tmp_path):
+    """A copy of the run folder that a killed driver left: a member has ended, one runs, one has not begun."""
+    return shutil.copytree(_killed, tmp_path / "run (copy)")

@@ -2,12 +2,21 @@
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
 
 from gimtune.algebra.encoders import make_encoder, sigma_start
 from gimtune.algebra.likelihoods import LIKELIHOODS
 from gimtune.algebra.models import MODELS
 from gimtune.algebra.priors import PRIORS, make_prior
 from gimtune.algebra.restrictions import RESTRICTIONS, refuses
+from gimtune.results.store import Store
 from gimtune.vocabulary import Member
 
 #: Small enough for seconds of training on one core.
@@ -30,6 +39,11 @@ DEFAULTS = {
     "shuffle_seed": 0,
     "metrics": {"probe_samples": 300, "fid_samples": 400, "ruler": "never"},
 }
+#: The smallest study: one member of two epochs.
+TINY = [
+    *("study=tradeoff", "models=[vae]", "space.prior=normal", "space.weight=1", "space.seed=0", "network.hidden=[32]"),
+    *("budget.epochs=2", "budget.evaluate_every=1", "metrics.ruler=never", "metrics.fid_samples=400"),
+]
 #: Progress that a clock decides.
 CLOCK = ("seconds", "reported", "examples_per_second")
 
@@ -85,3 +99,67 @@ def numbers(row, *without):
 def reasons(row):
     """Why which value of a row is NaN."""
     return json.loads(row["reasons"])
+
+
+class Driver:
+    """``python -m gimtune`` in a process group of its own, so that whatever it started ends with the test."""
+
+    def __init__(self, folder: Path, *arguments: str, path: Path | None = None) -> None:
+        self.output = (folder / "output.txt").open("a+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gimtune", *arguments],
+            cwd=folder,
+            env=self.environment(folder, path),
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    @staticmethod
+    def environment(folder: Path, path: Path | None = None) -> dict[str, str]:
+        """One cache for the session, so that the classifier is trained once; ``path`` is looked for modules first."""
+        found = [str(p) for p in (path, Path(__file__).parents[1]) if p]
+        return {**os.environ, "XDG_CACHE_HOME": str(folder.parent / "cache"), "PYTHONPATH": os.pathsep.join(found)}
+
+    def wait(self) -> int:
+        return self.process.wait(240)
+
+    def said(self) -> str:
+        self.output.seek(0)
+        return self.output.read()
+
+    def everything(self) -> list[psutil.Process]:
+        """The driver, and all that it has started."""
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children(recursive=True)]
+
+    def end(self) -> None:
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, sign)
+            except ProcessLookupError:
+                break
+            time.sleep(1)
+        self.process.wait(10)
+        self.output.close()
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = (folder / "results" / "tradeoff").iterdir()
+    return run
+
+
+def reports_of(folder: Path) -> int:
+    try:
+        with Store(only_run(folder) / "study.db") as store:
+            return len(store.reports())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def until(driver: Driver, folder: Path, reports: int) -> None:
+    """Returns when a study has so many reports."""
+    deadline = time.monotonic() + 200
+    while reports_of(folder) < reports and time.monotonic() < deadline:
+        assert driver.process.poll() is None, driver.said()
+        time.sleep(0.05)

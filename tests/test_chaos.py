@@ -26,8 +26,7 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
-from helpers import CLOCK
-from test_tuning import Driver
+from helpers import CLOCK, Driver
 
 from gimtune import analysis
 from gimtune.results.store import Store

@@ -150,6 +150,6 @@ def test_a_folder_that_lacks_a_file_is_not_one(copied):
 
 def test_an_unknown_data_set_is_refused():
     with pytest.raises(
-        ValueError, match=r"data.name='cifar': allowed are digits, mnist, fashion_mnist, images, torchvision, cifar10"
+        ValueError, match=r"data.name='celebs': did you mean celeba\? Allowed are digits, mnist, fashion_mnist, images"
     ):
-        data.load("cifar")
+        data.load("celebs")

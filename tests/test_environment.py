@@ -6,7 +6,7 @@ import json
 import pandas as pd
 import pytest
 import torch
-from helpers import member
+from helpers import TINY, member
 from rich.console import Console
 from test_analysis import member as row
 from test_analysis import write
@@ -20,10 +20,6 @@ from gimtune.training import made_by, run
 from gimtune.tuning.launch import _new_run
 from gimtune.tuning.plan import preflight
 
-TINY = [
-    *("study=tradeoff", "models=[vae]", "space.prior=normal", "space.weight=1", "space.seed=0", "network.hidden=[32]"),
-    *("budget.epochs=2", "budget.evaluate_every=1", "metrics.ruler=never", "metrics.fid_samples=400"),
-]
 HERE = made_by(torch.device("cpu"), 1)
 
 

@@ -11,9 +11,9 @@ import hypothesis.strategies as st
 import pandas as pd
 import pytest
 import torch
-from helpers import member, numbers
+from helpers import Driver, member, numbers, only_run
 from hypothesis import given
-from test_tuning import STUDY, Driver, only_run, table
+from test_tuning import STUDY, table
 
 from gimtune import analysis
 from gimtune.results.pareto import fronts_by

@@ -8,9 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from helpers import CLOCK
+from helpers import CLOCK, only_run
 from rich.console import Console
-from test_tuning import Driver, drive, only_run  # noqa: F401 - a fixture
 
 import gimtune
 from gimtune import analysis
@@ -317,7 +316,7 @@ def table(run):
 
 
 @pytest.mark.slow
-def test_a_study_grown_from_24_members_to_36_is_the_one_of_36(drive, tmp_path, capsys):  # noqa: F811
+def test_a_study_grown_from_24_members_to_36_is_the_one_of_36(drive, tmp_path, capsys):
     common = [
         *("study=tradeoff", "models=[vae,wae_mmd,aae]", "space.prior=normal", "space.weight={grid: [0.1, 1]}"),
         *("network.hidden=[32]", "budget.epochs=4", "budget.evaluate_every=2", "metrics.fid_samples=400"),

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from test_repair import folder, half  # noqa: F401 - fixtures
 
 from gimtune.__main__ import main
 from gimtune.metrics import features, lenet
@@ -49,10 +48,10 @@ def test_a_network_that_was_changed_or_cut_is_refused(digits, tmp_path):
         features.load(digits, SETTINGS, tmp_path, CPU, keep=True)
 
 
-def test_what_would_be_compared_by_another_network_is_refused_before_a_member_is_trained(folder, capsys):  # noqa: F811
-    with Store(folder / "study.db", create=True) as store:
+def test_what_would_be_compared_by_another_network_is_refused_before_a_member_is_trained(killed_run, capsys):
+    with Store(killed_run / "study.db", create=True) as store:
         store._db.execute("UPDATE trials SET fid_features='classifier:before' WHERE fid_features IS NOT NULL")
-    assert main([f"resume={str(folder)!r}"]) == 2
+    assert main([f"resume={str(killed_run)!r}"]) == 2
     said = capsys.readouterr()
     assert "its members were compared by classifier:before, and would be by classifier:" in said.err
     assert "members" not in said.out

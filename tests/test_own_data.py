@@ -15,21 +15,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers import Driver
 from PIL import Image
 from rich.console import Console
-from test_tuning import Driver
 from torchvision import datasets
 
+import gimtune
 from gimtune import analysis, data
 from gimtune.data import published
 from gimtune.data.dataset import parted
-from gimtune.metrics import Evaluation, flags
+from gimtune.metrics import Evaluation, features, flags
+from gimtune.metrics.evaluation import kept
 from gimtune.metrics.random_network import RandomSource
+from gimtune.results.store import Store
 from gimtune.study.composition import load
 from gimtune.study.messages import ConfigError
 from gimtune.study.resolve import members, whole_space
+from gimtune.training import run as train
+from gimtune.tuning.launch import _new_run
 from gimtune.tuning.plan import preflight, show
 
+CPU = torch.device("cpu")
 RNG = np.random.default_rng
 
 
@@ -579,6 +585,45 @@ def test_other_images_in_the_same_place_are_other_members(tmp_path):
     }
     with pytest.raises(ValueError, match="its content is not what it was"):
         data.load(**first.data)
+
+
+def test_a_run_goes_on_from_every_folder_and_with_images_that_have_moved(tmp_path, monkeypatch):
+    asked = [
+        *("study=tradeoff", "models=[vae]", "space.seed=0", "space.prior=normal", "space.weight=1", "data=images"),
+        *("training.batch_size=32", "metrics.fid_samples=200", "network.hidden=[32]", "budget.epochs=1"),
+        *("budget.evaluate_every=1", "metrics.ruler=never", "resources.cpu=1", f"storage_path={tmp_path / 'results'}"),
+    ]
+    there, moved = tmp_path / "there", tmp_path / "moved"
+    written(there / "set", pictures(240, (10, 6)))
+    monkeypatch.chdir(there)
+    plan = preflight(load([*asked, "data.path=set"]))
+    run = _new_run(plan)
+    monkeypatch.chdir(tmp_path)
+    resume = [f"resume={run}"]
+    ((one,),) = preflight(load(resume)).packs
+    assert [[one.trial]] == [[m.trial for m in pack] for pack in plan.packs]
+    features.begin(plan.data, one.metrics, run)
+    with Store(run / "study.db", create=True) as store:
+        for rows in train([one], kept(plan.data, run, one.metrics, CPU), run):
+            store.report(rows)
+
+    # the same images elsewhere are the same member
+    shutil.move(there / "set", moved)
+    data._read.cache_clear()
+    assert [m.trial for m in members(load([*asked, f"data.path={moved}"]))] == [one.trial]
+    assert gimtune.open(run).member(one.trial, str(moved)).sample(2).shape == (2, 3, 10, 6)
+    with pytest.raises(ConfigError, match="set: there is no such file or folder"):
+        preflight(load(resume))
+    stated = run / "config.yaml"
+    stated.write_text(stated.read_text().replace(str(there / "set"), str(moved)))
+    (note,) = preflight(load(resume)).notes
+    assert f"data.path is {moved}, and was {there / 'set'}" in note
+    # and other images are not
+    shutil.rmtree(moved)
+    written(moved, pictures(240, (10, 6), seed=1))
+    data._read.cache_clear()
+    with pytest.raises(ConfigError, match="images of images are others than when the run was begun"):
+        preflight(load(resume))
 
 
 def test_weights_of_a_set_without_a_sweep_go_with_its_pixels(tmp_path):

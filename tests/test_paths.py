@@ -7,10 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from helpers import Driver
 from test_analysis import MIXED
 from test_analysis import study as written
-from test_repair import folder, half  # noqa: F401 - fixtures
-from test_tuning import Driver
 
 from gimtune.analysis.__main__ import main as analyse
 from gimtune.results.folder import go_on
@@ -64,10 +63,10 @@ def test_paths_of_a_list_are_taken_as_they_are_typed(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_line_that_goes_on_can_be_pasted_into_a_shell(folder, tmp_path, name):  # noqa: F811
+def test_the_line_that_goes_on_can_be_pasted_into_a_shell(killed_run, tmp_path, name):
     moved = tmp_path / "moved" / name
     moved.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(folder, moved)
+    shutil.move(killed_run, moved)
     line = go_on(moved).removeprefix("python ")
     # a shell's own words, one a line
     shell = subprocess.run(f"printf '%s\\n' {line}", shell=True, capture_output=True, text=True, check=True)

@@ -162,7 +162,7 @@ def test_the_documentations_blocks_run_one_after_the_other(tmp_path):
     done = subprocess.run(
         [sys.executable, "script.py"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(DOCS.parents[1]), "HOME": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(DOCS.parents[2]), "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=900,

@@ -1,5 +1,6 @@
 """Ranges of weights, from no effect to collapse: by bisection on planted curves, and by short members on digits."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,7 +11,8 @@ from gimtune import data
 from gimtune.__main__ import main
 from gimtune.study.composition import load
 from gimtune.study.resolve import members
-from gimtune.tuning.ranges import found_range
+from gimtune.tuning import ranges
+from gimtune.tuning.ranges import found_range, middle
 
 
 @pytest.mark.parametrize("centre", [-1.3, 0.0, 1.6])
@@ -27,7 +29,7 @@ def test_both_ends_of_a_planted_curve_are_found(centre, width):
     reach = width * math.log(19)
     assert 0 <= centre - reach - math.log10(found.low) <= 0.26
     assert 0 <= math.log10(found.high) - centre - reach <= 0.26
-    assert found.members == len(asked) == len({*asked}) <= 11
+    assert found.weights == len(asked) == len({*asked}) <= 11
     assert found.grid[0] == found.low
     assert found.grid[-1] == pytest.approx(found.high, rel=0.01)
 
@@ -44,6 +46,31 @@ def test_weights_that_do_nothing_have_no_range(value):
     assert found_range(lambda logs: [value] * len(logs)) is None
 
 
+def test_one_seed_of_three_decides_no_end():
+    source = np.random.default_rng(0)
+
+    def seed(log, jumps):
+        # no effect below 0.1 and collapse above 10, but for one seed, which jumps wherever it likes
+        return -500.0 if jumps and source.random() < 0.5 else -100 - 400 * min(max((log + 1) / 2, 0), 1)
+
+    found = found_range(lambda logs: [middle([seed(log, False), seed(log, True), seed(log, False)]) for log in logs])
+    assert (found.low, found.high) == found_range(lambda logs: [seed(log, False) for log in logs])[:2]
+
+
+def test_a_sweep_takes_the_middle_of_its_seeds(small, monkeypatch):
+    config = load(["models=[aae]", "space.prior=normal", "network.hidden=[16]", "critic.hidden=[16]"])
+    (first,) = ranges._firsts(config).values()
+
+    def likelihood(start, seeds):
+        monkeypatch.setattr(ranges, "_SEEDS", seeds)
+        return ranges._likelihoods(config, dataclasses.replace(first, seed=start), small, 2, [0.0])[0]
+
+    alone = [likelihood(seed, 1) for seed in range(3)]
+    assert len({*alone}) == 3
+    # members of one pack round differently
+    assert likelihood(0, 3) == pytest.approx(sorted(alone)[1], rel=1e-3)
+
+
 SMALL = ["network.hidden=[16]", "space.prior=normal", "budget.epochs=6", "budget.evaluate_every=6"]
 
 
@@ -53,13 +80,13 @@ def test_a_sweep_writes_ranges_that_a_study_takes(tmp_path, monkeypatch, capsys)
     said = capsys.readouterr().out
     assert said.startswith("beta_vae: ")
     assert "data=mine" in said
-    ranges = yaml.safe_load((tmp_path / "studies" / "data" / "ranges" / "mine.yaml").read_text())
-    assert {*ranges} == {"weights", "weight_ranges", "restriction_weights"}
-    own, kept = ranges["weights"], load([]).data.weights
+    written = yaml.safe_load((tmp_path / "studies" / "data" / "ranges" / "mine.yaml").read_text())
+    assert {*written} == {"weights", "weight_ranges", "restriction_weights"}
+    own, kept = written["weights"], load([]).data.weights
     assert {key: value for key, value in own.items() if key != "beta_vae"} == {
         key: value for key, value in kept.items() if key != "beta_vae"
     }
-    low, high = ranges["weight_ranges"]["beta_vae"]["loguniform"]
+    low, high = written["weight_ranges"]["beta_vae"]["loguniform"]
     assert 0 < low < high
     found = members(load(["data=mine", "models=[beta_vae]", "space.seed=0", "space.prior=normal"]))
     assert [one.weight for one in found] == own["beta_vae"]["grid"]
@@ -81,8 +108,8 @@ def test_images_of_ones_own_are_swept(tmp_path, monkeypatch):
     assert main(["sweep", *given, *shared]) == 0
     (one, *_) = members(load(["data=own", *shared]))
     assert one.data["path"] == str(tmp_path / "mine too.npz")
-    ranges = yaml.safe_load((tmp_path / "studies" / "data" / "ranges" / "own.yaml").read_text())
-    assert one.weight == ranges["weights"]["beta_vae"]["grid"][0]
+    written = yaml.safe_load((tmp_path / "studies" / "data" / "ranges" / "own.yaml").read_text())
+    assert one.weight == written["weights"]["beta_vae"]["grid"][0]
 
 
 @pytest.mark.parametrize(

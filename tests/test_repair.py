@@ -6,7 +6,6 @@ import shutil
 import pandas as pd
 import pytest
 import yaml
-from test_environment import TINY
 
 from gimtune.__main__ import main
 from gimtune.results.backup import KEPT, back_up, damage
@@ -14,36 +13,7 @@ from gimtune.results.load import load as read
 from gimtune.results.store import Store
 from gimtune.study.composition import load
 from gimtune.study.messages import ConfigError
-from gimtune.training import run as train
-from gimtune.tuning.launch import _new_run
 from gimtune.tuning.plan import preflight
-
-STUDY = [*TINY, "models=[vae]", "space.seed={grid: [0, 1, 2]}", "resources.members=1", "budget.epochs=3"]
-
-
-@pytest.fixture(scope="module")
-def half(small, tmp_path_factory):
-    """A run folder as a driver leaves it that was killed: a member has ended, one runs, one has not begun."""
-    plan = preflight(load([*STUDY, f"storage_path={tmp_path_factory.mktemp('half')}"]))
-    folder = _new_run(plan)
-    ended, running, _ = plan.packs
-    with Store(folder / "study.db", create=True) as store:
-        batches = train(ended, small, folder)
-        store.report(next(batches))
-        back_up(folder)
-        # all of this is newer than the copy
-        for batch in batches:
-            store.report(batch)
-        shutil.rmtree(folder / "packs")
-        batches = train(running, small, folder)
-        store.report(next(batches))
-        store.report(next(batches))
-    return folder
-
-
-@pytest.fixture
-def folder(half, tmp_path):
-    return shutil.copytree(half, tmp_path / "run (copy)")
 
 
 def cut(path):
@@ -65,70 +35,70 @@ def said(capsys, *arguments):
     return code, capsys.readouterr()
 
 
-def test_two_copies_are_kept_and_each_is_whole(folder):
-    with Store(folder / "study.db", create=True) as store:
+def test_two_copies_are_kept_and_each_is_whole(killed_run):
+    with Store(killed_run / "study.db", create=True) as store:
         store.annotate(copy="one")
-        back_up(folder)
+        back_up(killed_run)
         store.annotate(copy="two")
-        back_up(folder)
+        back_up(killed_run)
         store.annotate(copy="three")
     found = []
     for name in KEPT:
-        assert not damage(folder / name)
-        with Store(folder / name) as store:
+        assert not damage(killed_run / name)
+        with Store(killed_run / name) as store:
             found.append(store.meta["copy"])
     assert found == ["two", "one"]
 
 
 @pytest.mark.parametrize("spoil", [cut, overwritten, no_database])
-def test_damaged_results_are_refused_and_made_anew_without_a_loss(folder, capsys, spoil):
-    before = read(folder)
-    spoil(folder / "study.db")
+def test_damaged_results_are_refused_and_made_anew_without_a_loss(killed_run, capsys, spoil):
+    before = read(killed_run)
+    spoil(killed_run / "study.db")
     with pytest.raises(ConfigError, match=r"study\.db is damaged .*; python -m gimtune repair '.*run \(copy\)'"):
-        preflight(load([f"resume={str(folder)!r}"]))
-    code, output = said(capsys, "repair", str(folder))
+        preflight(load([f"resume={str(killed_run)!r}"]))
+    code, output = said(capsys, "repair", str(killed_run))
     assert code == 0, output.err
     assert "taken from study.db.1" in output.out
-    after = read(folder)
+    after = read(killed_run)
     columns = [name for name in before.trials if name != "reported"]
     pd.testing.assert_frame_equal(after.trials[columns], before.trials[columns], check_exact=True)
     # an evaluation of a member that has ended, but for its last, is what only the copy could hold
     assert len(before.reports) - len(after.reports) <= 1
-    assert len(preflight(load([f"resume={str(folder)!r}"])).packs) == 3
-    code, output = said(capsys, "repair", str(folder))
+    assert len(preflight(load([f"resume={str(killed_run)!r}"])).packs) == 3
+    code, output = said(capsys, "repair", str(killed_run))
     assert "nothing to repair" in output.out
 
 
-def test_results_without_a_copy_are_planned_anew_with_the_rows_of_weights_and_checkpoints(folder, capsys):
-    before = read(folder).trials.set_index("trial")
+def test_results_without_a_copy_are_planned_anew_with_the_rows_of_weights_and_checkpoints(killed_run, capsys):
+    before = read(killed_run).trials.set_index("trial")
     for name in ("study.db", *KEPT):
-        (folder / name).unlink()
-    code, output = said(capsys, "repair", str(folder))
+        (killed_run / name).unlink()
+    code, output = said(capsys, "repair", str(killed_run))
     assert code == 0, output.err
-    after = read(folder).trials.set_index("trial")
+    after = read(killed_run).trials.set_index("trial")
     assert set(after.index) == set(before.index)
     assert after["status"].to_dict() == before["status"].to_dict()
     assert after["fid"].dropna().to_dict() == before["fid"].dropna().to_dict()
 
 
-def test_a_member_whose_row_is_nowhere_is_named(folder, capsys):
-    ended = read(folder).trials.query("status == 'done'")["trial"].item()
-    shutil.rmtree(folder / "members")
-    no_database(folder / "study.db")
-    code, output = said(capsys, "repair", str(folder))
+def test_a_member_whose_row_is_nowhere_is_named(killed_run, capsys):
+    ended = read(killed_run).trials.query("status == 'done'")["trial"].item()
+    shutil.rmtree(killed_run / "members")
+    no_database(killed_run / "study.db")
+    code, output = said(capsys, "repair", str(killed_run))
     assert code == 0
     assert f"not found: the rows of {ended}" in output.out
     assert "0 of 3 members have ended" in output.out
 
 
-def test_results_that_are_gone_are_said_to_be(folder):
-    (folder / "study.db").unlink()
+def test_results_that_are_gone_are_said_to_be(killed_run):
+    (killed_run / "study.db").unlink()
     with pytest.raises(ConfigError, match=r"study\.db is gone; python -m gimtune repair"):
-        load([f"resume={str(folder)!r}"])
+        load([f"resume={str(killed_run)!r}"])
 
 
-def edited(folder, **changes):
-    path = folder / "config.yaml"
+def edited(killed_run, **changes):
+    path = killed_run / "config.yaml"
     content = yaml.safe_load(path.read_text())
     for key, value in changes.items():
         section, _, name = key.partition("__")
@@ -148,32 +118,32 @@ def edited(folder, **changes):
         ({"models": ["wae_mmd"]}, "models is"),
     ],
 )
-def test_a_configuration_that_was_changed_by_hand_is_refused(folder, changes, told):
-    edited(folder, **changes)
+def test_a_configuration_that_was_changed_by_hand_is_refused(killed_run, changes, told):
+    edited(killed_run, **changes)
     with pytest.raises(ConfigError, match="its members are planned") as refused:
-        preflight(load([f"resume={str(folder)!r}"]))
+        preflight(load([f"resume={str(killed_run)!r}"]))
     assert told in str(refused.value)
 
 
-def test_what_no_member_depends_on_may_be_changed_and_is_said(folder):
-    edited(folder, ray__dashboard=False, checkpoints="all")
-    notes = " ".join(preflight(load([f"resume={str(folder)!r}"])).notes)
+def test_what_no_member_depends_on_may_be_changed_and_is_said(killed_run):
+    edited(killed_run, ray__dashboard=False, checkpoints="all")
+    notes = " ".join(preflight(load([f"resume={str(killed_run)!r}"])).notes)
     assert "ray.dashboard is False, and was True" in notes
     assert "checkpoints is all, and was front" in notes
 
 
-def test_other_images_are_refused(folder):
-    with Store(folder / "study.db", create=True) as store:
+def test_other_images_are_refused(killed_run):
+    with Store(killed_run / "study.db", create=True) as store:
         store.annotate(data_digest="0" * 8)
     with pytest.raises(ConfigError, match="images of digits are others"):
-        preflight(load([f"resume={str(folder)!r}"]))
+        preflight(load([f"resume={str(killed_run)!r}"]))
 
 
-def test_folders_that_were_deleted_are_said_to_be(folder):
-    assert preflight(load([f"resume={str(folder)!r}"])).notes == ()
-    shutil.rmtree(folder / "members")
-    shutil.rmtree(folder / "packs")
-    weights, checkpoints = preflight(load([f"resume={str(folder)!r}"])).notes
+def test_folders_that_were_deleted_are_said_to_be(killed_run):
+    assert preflight(load([f"resume={str(killed_run)!r}"])).notes == ()
+    shutil.rmtree(killed_run / "members")
+    shutil.rmtree(killed_run / "packs")
+    weights, checkpoints = preflight(load([f"resume={str(killed_run)!r}"])).notes
     assert "weights of 1 members are gone" in weights
     assert "checkpoints of 1 packs are gone" in checkpoints
 

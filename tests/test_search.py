@@ -7,7 +7,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 
 from gimtune.results.store import Store
 from gimtune.study.composition import dump, load
@@ -377,3 +377,23 @@ def test_what_a_member_violates_is_known_after_a_kill(tmp_path):
     told = [trial.constraints for trial in again.study.get_trials()]
     # a value that is not there is one that breaks its bound
     assert told == [{"mi_q max": pytest.approx(0.02), "knn_codes min": 1.0}] * len(pack)
+
+
+def test_a_kill_between_two_constraints_loses_none(tmp_path, monkeypatch):
+    bound = ["constraints={mi_q: {max: 0.01}, knn_codes: {min: 0.5}}"]
+    proposals = Proposals(config(*bound), tmp_path, NOTHING)
+    (one,) = proposals.ask(lambda first: 1)
+    ended = {**row(one, mi_q=0.03), "config": one.to_json(), "assignment": json.dumps(one.assignment)}
+    first = Trial.set_constraint
+
+    def killed(trial, key, value):
+        first(trial, key, value)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trial, "set_constraint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            proposals.tell(one.trial, Status.DONE, ended)
+    again = Proposals(config(*bound), tmp_path, pd.DataFrame([ended]))
+    (told,) = again.study.get_trials()
+    assert told.constraints == {"mi_q max": pytest.approx(0.02), "knn_codes min": 1.0}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CLOCK, member
-from test_tuning import STUDY, Driver, check_same, drive, only_run, reports_of, until  # noqa: F401 - a fixture
+from helpers import CLOCK, Driver, member, only_run, reports_of
+from test_tuning import STUDY, check_same
 
 from gimtune import analysis
 from gimtune.interruption import Interrupted, Interruption
@@ -153,7 +153,7 @@ def running(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_a_signal_ends_a_study_within_an_epoch_and_nothing_is_lost(drive, whole, tmp_path, number):  # noqa: F811
+def test_a_signal_ends_a_study_within_an_epoch_and_nothing_is_lost(drive, whole, tmp_path, number):
     driver = drive(tmp_path, *LONG)
     deadline = time.monotonic() + 100
     while not running(tmp_path) and time.monotonic() < deadline:
@@ -177,7 +177,7 @@ def test_a_signal_ends_a_study_within_an_epoch_and_nothing_is_lost(drive, whole,
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_whole_group_spares_ray_and_nothing_is_lost(drive, whole, tmp_path):  # noqa: F811
+def test_a_signal_to_the_whole_group_spares_ray_and_nothing_is_lost(drive, whole, tmp_path):
     driver = drive(tmp_path, *LONG)
     deadline = time.monotonic() + 100
     while not running(tmp_path) and time.monotonic() < deadline:

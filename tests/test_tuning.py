@@ -1,11 +1,8 @@
 """Studies on a real Ray: run, killed, resumed."""
 
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from helpers import CLOCK, member
+from helpers import CLOCK, Driver, member, only_run, until
 
 from gimtune import analysis
 from gimtune.results import mirror
@@ -35,69 +32,11 @@ STUDY = [
     "metrics.fid_samples=400",
 ]
 
-
-class Driver:
-    """``python -m gimtune`` in a process group of its own, so that whatever it started ends with the test."""
-
-    def __init__(self, folder: Path, *arguments: str, path: Path | None = None) -> None:
-        self.output = (folder / "output.txt").open("a+")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "gimtune", *arguments],
-            cwd=folder,
-            env=self.environment(folder, path),
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    @staticmethod
-    def environment(folder: Path, path: Path | None = None) -> dict[str, str]:
-        """One cache for the session, so that the classifier is trained once; ``path`` is looked for modules first."""
-        found = [str(p) for p in (path, Path(__file__).parents[1]) if p]
-        return {**os.environ, "XDG_CACHE_HOME": str(folder.parent / "cache"), "PYTHONPATH": os.pathsep.join(found)}
-
-    def wait(self) -> int:
-        return self.process.wait(240)
-
-    def said(self) -> str:
-        self.output.seek(0)
-        return self.output.read()
-
-    def end(self) -> None:
-        for sign in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(self.process.pid, sign)
-            except ProcessLookupError:
-                break
-            time.sleep(1)
-        self.process.wait(10)
-        self.output.close()
-
-
-@pytest.fixture
-def drive():
-    drivers: list[Driver] = []
-
-    def start(*arguments) -> Driver:
-        drivers.append(Driver(*arguments))
-        return drivers[-1]
-
-    yield start
-    for driver in drivers:
-        driver.end()
-
-
-def only_run(folder: Path) -> Path:
-    (run,) = (folder / "results" / "tradeoff").iterdir()
-    return run
-
-
-def reports_of(folder: Path) -> int:
-    try:
-        with Store(only_run(folder) / "study.db") as store:
-            return len(store.reports())
-    except (FileNotFoundError, ValueError):
-        return 0
+SEARCH = [
+    *("study=search", "name=tradeoff", "models=[vae,wvae]", "search.trials=12", "space.prior=normal"),
+    *("space.latent_dim=4", "network.hidden=[32]", "budget.epochs=6", "budget.evaluate_every=2"),
+    *("resources.members=2", "metrics.fid_samples=400"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -156,14 +95,6 @@ def test_a_finished_run_can_be_resumed_and_nothing_runs(undisturbed, drive):
     pd.testing.assert_frame_equal(table(only_run(undisturbed)), before)
 
 
-def until(driver: Driver, folder: Path, reports: int) -> None:
-    """Returns when a study has so many reports."""
-    deadline = time.monotonic() + 200
-    while reports_of(folder) < reports and time.monotonic() < deadline:
-        assert driver.process.poll() is None, driver.said()
-        time.sleep(0.05)
-
-
 def check_same(run: Path, other: Path) -> None:
     """Two runs have the same members with the same numbers, at the end and on the way."""
     pd.testing.assert_frame_equal(table(run), table(other), check_exact=True)
@@ -218,6 +149,39 @@ def test_a_study_with_constraints_goes_on_to_the_same_front(undisturbed, drive, 
     groups = whole.groupby(["model", whole["probe_codes"] >= bound])
     best = {trial for _, own in groups for trial in analysis.front(own, objectives).rows["trial"]}
     assert {path.stem for path in (run / "members").iterdir()} == best
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_a_search_with_constraints_is_killed_with_all_its_processes_and_goes_on(drive, tmp_path, sampler):
+    import optuna
+
+    asked = [*SEARCH, f"search={sampler}", "constraints={probe_codes: {min: 0.5}, mi_q: {max: 12}}"]
+    driver = drive(tmp_path, *asked)
+    until(driver, tmp_path, 12)
+    for sign in (signal.SIGSTOP, signal.SIGKILL):  # at once, as when a machine is gone
+        for process in driver.everything():
+            process.send_signal(sign)
+    run = only_run(tmp_path)
+    assert 12 <= len(analysis.load(run).reports) < 3 * 12
+    again = drive(tmp_path, f"resume={run}")
+    assert again.wait() == 0, again.said()
+    study = analysis.load(run)
+    trials = study.trials.set_index("trial")
+    assert len(trials) == 12
+    assert set(trials["status"]) == {"done"}
+    feasible = trials[trials["infeasible"].isna()]
+    assert 0 < len(feasible) < len(trials)
+    assert set(analysis.front(study.trials, study.objectives).rows["trial"]) <= set(feasible.index)
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(run / "optuna.log")))
+    told = [t for t in optuna.load_study(study_name="tradeoff", storage=storage).get_trials() if t.state.is_finished()]
+    # what a sampler learned from: every member once, with its objectives and how far it is beyond each bound
+    known = {t.user_attrs["member"]: t for t in told if t.state.name == "COMPLETE" and "member" in t.user_attrs}
+    assert sorted(known) == sorted(trials.index)
+    for name, trial in known.items():
+        row = trials.loc[name]
+        assert [*trial.values] == [row["fid"], row["probe_codes"]]  # noqa: PD011 - Optuna's
+        assert trial.constraints == {"probe_codes min": 0.5 - row["probe_codes"], "mi_q max": row["mi_q"] - 12}
 
 
 @pytest.mark.slow

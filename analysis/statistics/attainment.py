@@ -18,15 +18,16 @@ from gimtune.vocabulary import ALIKE, IDENTITY, Direction
 
 _APART = frozenset({"trial", "study", "seed", "pack", "config", "assignment"})
 #: What says that two members are one configuration, beside what varies in the study and the whole of ``config`` without
-#: its seeds.
+#: its seeds and where its images lie.
 SETTING = (*(column for column in IDENTITY if column not in _APART), *ALIKE)
+_NOT_A_SETTING = r'"(\w+_)?seed": ?\d+|"path": ?"(?:[^"\\]|\\.)*"'
 _LEVELS = {"best": 0.0, "median": 50.0, "worst": 100.0}
 
 
 def configuration(trials: pd.DataFrame) -> pd.Series:
     """Number of the configuration, by row: members with the same number differ in their seeds alone."""
     parts = trials.reindex(columns=[*SETTING, *varied(trials), "config"])
-    parts["config"] = parts["config"].astype(str).str.replace(r'"(\w+_)?seed": ?\d+', "", regex=True)
+    parts["config"] = parts["config"].astype(str).str.replace(_NOT_A_SETTING, "", regex=True)
     return parts.groupby([*parts], dropna=False, sort=False).ngroup().rename("configuration")
 
 

@@ -45,7 +45,7 @@ def load(name: str, seed: int = 0, pair: str | None = None, **options: Any) -> D
         FileNotFoundError: the files are nowhere, and cannot be had.
     """
     if name not in DATASETS:
-        raise ValueError(f"data.name={name!r}: allowed are {', '.join(DATASETS)}")
+        raise ValueError(f"data.name={name!r}: {parts.allowed(name, DATASETS)}")
     if pair is not None and pair != name:
         other, own = load(pair, seed, **_where(options)), load(name, seed, **options)
         if other.image != own.image:

@@ -232,7 +232,9 @@ class InceptionSource(FeatureSource):
             Inception(weights, torch.device("cpu"))
         except Exception as error:  # torch and the network raise a different type for every way a file can be wrong
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"metrics.inception_weights={weights}: {reason}") from None
+            if weights is None:
+                reason = f"pytorch-fid's cannot be fetched ({reason}); FILE takes weights that are on the disk"
+            raise ValueError(f"metrics.inception_weights={weights or 'null'}: {reason}") from None
 
     def load(self, data: Dataset, settings: Mapping[str, Any], folder: Path, device: torch.device) -> Inception:
         return Inception(settings["inception_weights"], device)

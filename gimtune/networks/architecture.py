@@ -68,7 +68,7 @@ def activated(name: str) -> type[nn.Module]:
         ValueError: there is none of that name.
     """
     if name not in ACTIVATIONS:
-        raise ValueError(f"network.activation={name}: allowed are {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"network.activation={name}: {parts.allowed(name, ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 

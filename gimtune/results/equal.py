@@ -12,6 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from gimtune.vocabulary import identifying
+
 #: Of a formula without restrictions: the auto-encoder, where every curve over weights starts.
 FREE = "no restriction"
 
@@ -29,7 +31,7 @@ def objective(config: str) -> str:
     >>> objective(row % ("vae", 1.0)) == objective(row % ("beta_vae", 1))
     True
     """
-    values = json.loads(config)
+    values = identifying(json.loads(config))
     left = {key: value for key, value in values.items() if key not in ("model", "weight", "restrictions")}
     # weights that are products round differently
     terms = [[*term, float(f"{weight:.9g}")] for term, weight in _terms(values)]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from gimtune.vocabulary import Member, Status
+from gimtune.vocabulary import Member, Status, identifying
 
 #: Ends that follow from a member's configuration: a rung or an error is the run's, and says nothing of another.
 LASTING = (Status.DONE, Status.DIVERGED)
@@ -37,7 +37,7 @@ def values(members: Iterable[Member]) -> dict[str, set[str]]:
     """The values that each key of their configurations has, as text; keys of mappings are dotted."""
     found: dict[str, set[str]] = {}
     for member in members:
-        for key, value in _flat(json.loads(member.to_json())):
+        for key, value in _flat(identifying(json.loads(member.to_json()))):
             found.setdefault(key, set()).add(value if isinstance(value, str) else json.dumps(value))
     return found
 

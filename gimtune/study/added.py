@@ -12,9 +12,9 @@ import torch
 from gimtune import parts
 from gimtune.metrics import MEASURES, Evaluation
 from gimtune.metrics.measures import Measure
+from gimtune.parts import allowed
 from gimtune.results.environment import begun_in, fingerprint
 from gimtune.results.store import Store
-from gimtune.study.messages import allowed
 from gimtune.study.opened import opened
 from gimtune.training import made_by
 from gimtune.vocabulary import Status

@@ -48,7 +48,7 @@ def load(arguments: Sequence[str]) -> Config:
         # a run that was begun has taken in what it starts from, which may be gone by now
         if (start := config.search.warm_start) is not None and not (Path(start) / "study.db").is_file():
             raise ConfigError(f"search.warm_start={start}: no run folder (it needs study.db)")
-        return config
+        return _placed(config)
     others = [a for a in arguments if not re.match(r"(resume|across|dry_run|(ray|stop)\.\w+)=", a)]
     if others:
         raise ConfigError(
@@ -63,6 +63,14 @@ def load(arguments: Sequence[str]) -> Config:
         new = {key: getattr(getattr(config, section), key) for place, _, key in given if place == section}
         of_now[section] = getattr(stated, section).model_copy(update=new)
     return stated.model_copy(update=of_now)
+
+
+def _placed(config: Config) -> Config:
+    """A configuration whose data are found from every folder: a run may be gone on with and opened elsewhere."""
+    given = {"root": config.data.root, "path": config.data.options.get("path")}
+    files = {key: value for key, value in given.items() if isinstance(value, str) and "://" not in value}
+    places = {key: str(Path(value).expanduser().absolute()) for key, value in files.items()}
+    return config.model_copy(update={"data": config.data.model_copy(update=places)})
 
 
 #: What may stand in the first place, with arguments of its own.
@@ -223,7 +231,7 @@ def _hydra(arguments: list[str], own: Path | None) -> tuple[DictConfig, str]:
             composed = hydra.compose("config", arguments + search, return_hydra_config=True)
     except MissingConfigException as error:
         group, _, name = str(error.missing_cfg_file or "").rpartition("/")
-        raise ConfigError(f"{group}={name}: allowed are {', '.join(error.options or options(group))}") from None
+        raise ConfigError(f"{group}={name}: {parts.allowed(name, error.options or options(group))}") from None
     except ConfigCompositionException as error:
         raise ConfigError(_composition(str(error), arguments)) from None
     except (HydraException, OmegaConfBaseException) as error:
@@ -312,7 +320,7 @@ def _adopted(group: str, option: Any, own: Path | None) -> str | None:
         return str(option)
     more = f"; the registered {option} needs a file studies/{group}/{option}.yaml" if option in registered else ""
     known = sorted({*there, *(registered if group in _PLACES else ())})
-    raise ConfigError(f"{group}={option}: allowed are {', '.join(known)}{more}")
+    raise ConfigError(f"{group}={option}: {parts.allowed(option, known)}{more}")
 
 
 def own_studies() -> Path | None:

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from gimtune import parts
 from gimtune.algebra.models import classes
-from gimtune.study.messages import ConfigError, close
+from gimtune.parts import close
+from gimtune.study.messages import ConfigError
 from gimtune.study.schema import OPEN
 from gimtune.vocabulary import Model
 

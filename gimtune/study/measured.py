@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from gimtune.parts import allowed
 from gimtune.results.constraints import Bounds
-from gimtune.study.messages import ConfigError, allowed
+from gimtune.study.messages import ConfigError
 from gimtune.vocabulary import FITTED, LATE, METRICS, Direction
 
 

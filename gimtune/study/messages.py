@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from typing import Any
 
-#: So many names are listed beside the one that was meant.
-_SHORT = 12
 #: What pydantic finds, by its type of error, with what its context has filled in.
 _RULES = {
     "bool_type": "allowed are true and false",
@@ -31,21 +27,6 @@ _RULES = {
 
 class ConfigError(ValueError):
     """Bad input, in words for the person who gave it."""
-
-
-def close(name: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """Those of the known names that a mistyped one may have meant."""
-    return difflib.get_close_matches(name, list(known), most, 0.5)
-
-
-def allowed(name: str, known: Iterable[str], most: int = 3) -> str:
-    """What is to be written in a mistyped name's place: what comes near it, and all names where these are few."""
-    known = list(known)
-    near = close(name, known, most)
-    listed = f"allowed are {', '.join(known)}"
-    if not near:
-        return listed
-    return f"did you mean {', '.join(near)}?" + (f" {listed[0].upper()}{listed[1:]}" if len(known) <= _SHORT else "")
 
 
 def rule(error: Any) -> str:

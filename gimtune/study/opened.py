@@ -20,7 +20,7 @@ def opened(
     """An ended member of a run folder with its weights, as a pack of one, to be measured and sampled anew.
 
     Args:
-        root: of the data's files, as `gimtune.data.load` takes it.
+        root: of the data's files, as `gimtune.data.load` takes it; in place of ``data.path``, where there is one.
         known: data and features of the run that serve for several members; filled here.
 
     Raises:
@@ -42,7 +42,8 @@ def opened(
     parts.load(expected=member.plugins, named=member.plugins)
     known, key = {} if known is None else known, json.dumps([member.data, member.metrics], sort_keys=True)
     if key not in known:
-        images = data.load(root=root, **member.data)
+        moved = {"path": root} if root is not None and "path" in member.data else {}
+        images = data.load(root=root, **{**member.data, **moved})
         known[key] = Evaluation(images, features.load(images, member.metrics, folder, device), device)
     evaluation = known[key]
     pack = Pack([member], evaluation.data)

@@ -25,9 +25,10 @@ from gimtune.algebra.restrictions import RESTRICTIONS, refuses
 from gimtune.data import DATASETS
 from gimtune.metrics import FEATURES, MEASURES
 from gimtune.networks import NETWORKS
+from gimtune.parts import allowed
 from gimtune.results.course import Restore
 from gimtune.study import space
-from gimtune.study.messages import ConfigError, allowed
+from gimtune.study.messages import ConfigError
 from gimtune.study.schema import NAME, SWEPT, Config
 from gimtune.study.sections import critic_settings, network_options
 from gimtune.study.tried import try_out
@@ -55,8 +56,7 @@ def members(config: Config) -> list[Member]:
     parameters = {name for model in models.values() for name in model.parameters}
     for key in config.space:
         if key not in SWEPT and key not in parameters:
-            own = f" and, of these models, {', '.join(sorted(parameters))}" if parameters else ""
-            raise ConfigError(f"space.{key}: unknown key; allowed are {', '.join(SWEPT)}{own}")
+            raise ConfigError(f"space.{key}: unknown key; {allowed(key, [*SWEPT, *sorted(parameters)])}")
     for key, value in config.space.items():
         _check_conditions(f"space.{key}", value, {*MODELS, *models})
     whole = whole_space(config)
@@ -138,13 +138,13 @@ def _model(entry: Any) -> Model:
         raise ConfigError(f"models.name={name}: a name of its own, of letters, digits, '_', '.' and '-'")
     side = entry.get("side", "q")
     if side not in list(Side):
-        raise ConfigError(f"models.{name}.side={side}: allowed are {', '.join(Side)}")
+        raise ConfigError(f"models.{name}.side={side}: {allowed(side, Side)}")
     encoder = entry.get("encoder", "gaussian")
     if encoder not in choices():
-        raise ConfigError(f"models.{name}.encoder={encoder}: allowed are {', '.join(choices())}")
+        raise ConfigError(f"models.{name}.encoder={encoder}: {allowed(encoder, choices())}")
     likelihood = entry.get("likelihood")
     if likelihood is not None and likelihood not in list(LIKELIHOODS):
-        raise ConfigError(f"models.{name}.likelihood={likelihood}: allowed are {', '.join(LIKELIHOODS)}")
+        raise ConfigError(f"models.{name}.likelihood={likelihood}: {allowed(likelihood, LIKELIHOODS)}")
     terms = entry.get("restrictions", [])
     if not isinstance(terms, list):
         raise ConfigError(f"models.{name}.restrictions={terms!r}: a list of mappings {{match, divergence, weight}}")
@@ -154,7 +154,7 @@ def _model(entry: Any) -> Model:
             raise ConfigError(f"models.{name}.restrictions={term!r}: a mapping {{match, divergence, weight}}")
         pair = f"{term.get('match')}/{term.get('divergence')}"
         if not isinstance(pair, str) or pair not in _terms():
-            raise ConfigError(f"models.{name}.restrictions={pair}: {_close(pair)}")
+            raise ConfigError(f"models.{name}.restrictions={pair}: {_allowed(pair)}")
         weight = term.get("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise ConfigError(f"models.{name}.restrictions.weight={weight!r}: a number >= 0")
@@ -165,10 +165,9 @@ def _model(entry: Any) -> Model:
         raise ConfigError(str(error)) from None
 
 
-def _close(pair: str) -> str:
+def _allowed(pair: str) -> str:
     match = pair.partition("/")[0] + "/"
-    close = [t for t in _terms() if t.startswith(match)] or list(_terms())
-    return f"allowed are {', '.join(close)}"
+    return allowed(pair, [t for t in _terms() if t.startswith(match)] or _terms())
 
 
 def _constant(weight: float) -> Any:
@@ -178,7 +177,7 @@ def _constant(weight: float) -> Any:
 def _restricted(model: Model, pair: Any) -> Model:
     """A model without restrictions, with the one that a study sweeps over; it is named by it."""
     if not isinstance(pair, str) or pair not in _terms():
-        raise ConfigError(f"space.restriction={pair!r}: {_close(str(pair))}")
+        raise ConfigError(f"space.restriction={pair!r}: {_allowed(str(pair))}")
     if model.restrictions:
         raise ConfigError(
             f"space.restriction with models={model.name}: it has restrictions of its own; take models=[ae]"
@@ -325,7 +324,7 @@ def _likelihood(config: Config, model: Model, values: Mapping[str, Any]) -> str:
     )
     if not isinstance(likelihood, str) or likelihood not in LIKELIHOODS:
         key = "likelihood" if values.get("likelihood") is None else "space.likelihood"
-        raise ConfigError(f"{key}={likelihood}: allowed are {', '.join(LIKELIHOODS)}")
+        raise ConfigError(f"{key}={likelihood}: {allowed(likelihood, LIKELIHOODS)}")
     judged = any(t.match is Match.DATA and RESTRICTIONS[t.match, t.divergence].critic for t in model.restrictions)
     if LIKELIHOODS[likelihood].of_critic and not judged:
         raise ConfigError(
@@ -338,7 +337,7 @@ def _encoder(config: Config, model: Model, prior: Prior, values: Mapping[str, An
     encoder = prior.encoder or _first(values.get("encoder"), config.encoder, model.encoder)
     if encoder not in choices() and encoder != prior.encoder:
         key = "encoder" if values.get("encoder") is None else "space.encoder"
-        raise ConfigError(f"{key}={encoder}: allowed are {', '.join(choices())}")
+        raise ConfigError(f"{key}={encoder}: {allowed(encoder, choices())}")
     return str(encoder)
 
 

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
+from gimtune.parts import close
 from gimtune.results import mirror
 from gimtune.study import space
 from gimtune.study.measured import check_constraints, check_objectives
-from gimtune.study.messages import ConfigError, close, rule
+from gimtune.study.messages import ConfigError, rule
 
 #: Samplers that decide as results come in.
 SEQUENTIAL = ("tpe", "nsga2", "gp")

@@ -13,6 +13,16 @@ from gimtune.study.messages import ConfigError
 from gimtune.vocabulary import Member
 
 _COUNT = 8
+_VALUES = (
+    "it looks at a tensor's values (if, float, item), and members that are mapped together have each their own; "
+    "torch.where takes the place of a branch"
+)
+#: What is to be said of a part that cannot be mapped, by what torch says.
+_MAPPED = {
+    "data-dependent control flow": _VALUES,
+    "calling .item()": _VALUES,
+    "random operation": "it draws random numbers; a part is given those that it names",
+}
 _CPU = torch.device("cpu")
 
 
@@ -52,6 +62,7 @@ def _try(text: str, image: tuple[int, int, int]) -> None:
         raise
     except Exception as error:  # whatever somebody's own part raises
         why = f"{type(error).__name__}: {error}".splitlines()[0]
+        why = next((said for found, said in _MAPPED.items() if found in why), why)
         whose = ", ".join(member.plugins)
         raise ConfigError(
             f"models={member.model} with space.prior={member.prior['name']}: a part of {whose} fails on a first batch "

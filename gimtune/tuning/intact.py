@@ -17,8 +17,9 @@ from gimtune.training import pack_name
 from gimtune.tuning.packs import Pack
 from gimtune.vocabulary import Status
 
-#: Sections and keys of ``config.yaml`` that no member depends on: a change of these is carried out.
-_FREE = ("ray", "stop", "resources", "storage_path", "checkpoints", "data.root", "data.download")
+#: Sections and keys of ``config.yaml`` that no member depends on: a change of these is carried out. Images in another
+#: place have to be the same.
+_FREE = ("ray", "stop", "resources", "storage_path", "checkpoints", "data.root", "data.path", "data.download")
 #: What belongs to a command, or is a path of this machine.
 _OF_NOW = (
     *("resume", "across", "dry_run", "reuse", "search.warm_start"),

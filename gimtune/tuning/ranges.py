@@ -2,12 +2,13 @@
 
 What a weight does is read off the validation likelihood of short trainings: with little weight it is what it would be
 without a restriction, with much it is as bad as it gets. Both ends are bisected on the weight's logarithm; members of
-one model train as one program. No Ray.
+one model, three seeds at each weight, train as one program. No Ray.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -34,6 +35,8 @@ _LADDER = (-4.0, -2.0, 0.0, 2.0, 4.0)
 _ROUNDS = 3
 #: Of the budget, a short member's epochs.
 _SHORT = 6
+#: Seeds at each weight, of which the middle one counts: a GAN's likelihood jumps from seed to seed.
+_SEEDS = 3
 #: Of all that weights do to the likelihood: what is no effect, and what is collapse.
 _NONE, _ALL = 0.05, 0.95
 #: Share of the likelihood that weights have to move, to be said to do something.
@@ -49,15 +52,16 @@ Measure = Callable[[Sequence[float]], list[float]]
 
 
 class Range(NamedTuple):
-    """Weights from no effect to collapse, and how many members it took to find them.
+    """Weights from no effect to collapse, and how many it took to find them.
 
     Attributes:
         low, high: the largest weight without an effect, and the smallest that collapses.
+        weights: how many were tried.
     """
 
     low: float
     high: float
-    members: int
+    weights: int
 
     @property
     def grid(self) -> list[float]:
@@ -129,13 +133,14 @@ def sweep(config: Config, name: str, say: Callable[[str], None]) -> Path:
             say(f"{model}: weights from 1e-4 to 1e4 do nothing to the likelihood; its range is what it was")
             continue
         found[model] = range_
-        say(f"{model}: {range_.low:g} to {range_.high:g} ({range_.members} members of {epochs} epochs)")
+        tried = f"{range_.weights} weights with {_SEEDS} seeds each, {epochs} epochs"
+        say(f"{model}: {range_.low:g} to {range_.high:g} ({tried})")
     path.parent.mkdir(parents=True, exist_ok=True)
     head = f"# Ranges of weights on {config.data.name}, from no effect on the likelihood to collapse: gimtune sweep.\n"
     with replacing(path) as temporary:
         temporary.write_text(head + yaml.safe_dump(_ranges(config, found), sort_keys=False, default_flow_style=None))
     own = {key: value for key, value in config.data.model_dump(mode="json").items() if key not in _SWEPT}
-    stated = {"defaults": [{"ranges@_here_": name}, "_self_"], **_absolute(own)}
+    stated = {"defaults": [{"ranges@_here_": name}, "_self_"], **own}
     with replacing(option) as temporary:
         temporary.write_text(yaml.safe_dump(stated, sort_keys=False))
     return path
@@ -148,12 +153,6 @@ class _None:
 
     def __call__(self, images: Tensor) -> Tensor:
         raise RuntimeError(str(self.__doc__))
-
-
-def _absolute(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys of a data set, its files as they are found from elsewhere."""
-    places = {key: value for key, value in options.items() if key in ("path", "root") and isinstance(value, str)}
-    return {**options, **{key: str(Path(value).expanduser().resolve()) for key, value in places.items()}}
 
 
 def _firsts(config: Config) -> dict[str, Member]:
@@ -188,27 +187,32 @@ def _swept(config: Config, model: str) -> bool:
 def _likelihoods(
     config: Config, first: Member, evaluation: Evaluation, epochs: int, logs: Sequence[float]
 ) -> list[float]:
-    """What short members with these weights come to, on the validation split."""
-    members = [member(config, {**first.assignment, "weight": 10.0**log}) for log in logs]
-    pack = Pack(members, evaluation.data)
-    lost: list[str] = []
+    """What short members with these weights come to on the validation split, each the middle one of its seeds."""
+    seeds = range(first.seed, first.seed + _SEEDS)
+    by_weight = [[member(config, {**first.assignment, "weight": 10.0**log, "seed": s}) for s in seeds] for log in logs]
+    pack = Pack([one for members in by_weight for one in members], evaluation.data)
     for _ in range(epochs):
         pack.train_epoch()
-        gone = pack.diverged()
-        lost += [one.trial for one in gone]
-        pack.drop(gone)
+        pack.drop(pack.diverged())
         if not pack.members:
             break
     there = {one.trial: pack.one(i) for i, one in enumerate(pack.members)}
-    values = []
     with torch.no_grad():
-        for one in members:
-            if one.trial in lost:
-                values.append(math.nan)
-                continue
-            view = evaluation.view(pack.objective, there[one.trial], one, "validation")
-            values.append(view.value("likelihood"))
-    return values
+        found = {
+            one.trial: evaluation.view(pack.objective, there[one.trial], one, "validation").value("likelihood")
+            for one in pack.members
+        }
+    return [middle([found.get(one.trial, math.nan) for one in members]) for members in by_weight]
+
+
+def middle(values: Sequence[float]) -> float:
+    """The median of likelihoods, of which those that diverged are the least.
+
+    >>> middle([-3.0, math.nan, -1.0]), middle([-3.0, math.nan, math.nan])
+    (-3.0, nan)
+    """
+    found = statistics.median(value if math.isfinite(value) else -math.inf for value in values)
+    return found if math.isfinite(found) else math.nan
 
 
 def _ranges(config: Config, found: Mapping[str, Range]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from gimtune.study.messages import ConfigError
 from gimtune.study.resolve import member, whole_space
 from gimtune.study.schema import SECTIONS, Config
 from gimtune.tuning.packs import key
-from gimtune.vocabulary import ENDED, Member, Status
+from gimtune.vocabulary import ENDED, Member, Status, identifying
 
 #: By seed, and the number of members that the study is to have.
 SAMPLERS: Mapping[str, Callable[[int, int], BaseSampler]] = {
@@ -154,10 +154,13 @@ class Proposals:
 
     def _constrain(self, asked: int, trial: str) -> None:
         """Tell Optuna's trial what its member violates, before it ends."""
-        frozen = self.study.get_trials(deepcopy=False)[asked] if self.config.bounds else None
-        if frozen and not frozen.constraints:
-            own = optuna.trial.Trial(self.study, frozen._trial_id)
-            for name, beyond in self._violated.get(trial, self._beyond({})).items():
+        if not self.config.bounds:
+            return
+        frozen = self.study.get_trials(deepcopy=False)[asked]
+        own = optuna.trial.Trial(self.study, frozen._trial_id)
+        for name, beyond in self._violated.get(trial, self._beyond({})).items():
+            # a kill may have come between two of them
+            if name not in frozen.constraints:
                 own.set_constraint(name, beyond)
 
     def _worse(self) -> list[float] | None:
@@ -260,10 +263,10 @@ class Proposals:
         if known is None:
             return "outside of the space"
         try:
-            ours = json.loads(member(self.config, known.assignment).to_json())
+            ours = identifying(json.loads(member(self.config, known.assignment).to_json()))
         except ConfigError:
             return "outside of the space"
-        other = {key: value for key, value in known.member.items() if key in ours and key != "seed"}
+        other = {key: value for key, value in identifying(known.member).items() if key in ours and key != "seed"}
         if differing := sorted(key for key, value in other.items() if value != ours[key]):
             return f"of other {' and '.join(differing)}"
         if self._features not in (None, (there := row.get("fid_features"))):

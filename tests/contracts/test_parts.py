@@ -332,6 +332,11 @@ def test_what_keeps_no_contract_is_refused_in_a_line(case):
     assert re.match(r"(\w+) .* of (contracts\.)?test_parts: ", str(refused.value))
 
 
+def test_a_direction_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="metric x: direction upwards; allowed are min, max, none"):
+        Metric("x", "upwards", "nats", "x")
+
+
 def test_a_name_that_is_taken_is_refused_with_who_has_it():
     with pytest.raises(parts.PartError, match=r"model vae of .*: gimtune\.algebra\.models has registered one of that"):
         register.model(Model("vae", (), "somebody"))
@@ -606,6 +611,7 @@ added("many", lambda s: s.z.sum(1))
 added("plain", lambda s: 1.0)
 added("undrawn", lambda s: s.prior_z.mean(), ())
 added("branch", lambda s: s.z.mean() if float(s.z.mean()) > 0 else s.z.sum())
+added("compared", lambda s: s.z.mean() if s.z.mean() > 0 else s.z.sum())
 added("drawing", lambda s: (s.z + torch.randn(s.z.shape)).mean())
 added("good", lambda s: s.z.square().mean())
 """
@@ -617,8 +623,9 @@ added("good", lambda s: s.z.square().mean())
         ("many", r"ValueError: restriction latent/many: it gives \(8,\), and no scalar tensor"),
         ("plain", "ValueError: restriction latent/plain: it gives float, and no scalar tensor"),
         ("undrawn", "KeyError: 'prior'"),
-        ("branch", "RuntimeError"),
-        ("drawing", "RuntimeError"),
+        ("branch", r"it looks at a tensor's values .*; torch\.where takes the place of a branch"),
+        ("compared", r"it looks at a tensor's values .*; torch\.where takes the place of a branch"),
+        ("drawing", "it draws random numbers; a part is given those that it names"),
     ],
 )
 def test_restrictions_that_fail_on_a_batch_are_refused_before_ray(plugin, monkeypatch, tmp_path, name, why):

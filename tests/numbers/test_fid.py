@@ -366,6 +366,15 @@ def test_inception_features_equal_pytorch_fids(pictures, theirs, ours, kind):
     np.testing.assert_array_equal(found.numpy(), expected.astype(np.float32))
 
 
+def test_weights_that_cannot_be_fetched_are_said_to_be(monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
+    with pytest.raises(ValueError, match=r"inception_weights=null: pytorch-fid's cannot be fetched \(no route\); FILE"):
+        features.InceptionSource().check({"inception_weights": None})
+
+
 def test_inception_from_an_address_is_that_of_the_file(weights, ours, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert features.Inception(weights.as_uri(), CPU).name == ours.name

@@ -207,7 +207,7 @@ def make_prior(name: str, **options: Any) -> Prior:
         ValueError: no such prior, an option it does not have, or a value it does not take.
     """
     if name not in PRIORS:
-        raise ValueError(f"prior={name!r}: allowed are {', '.join(PRIORS)}")
+        raise ValueError(f"prior={name!r}: {parts.allowed(name, PRIORS)}")
     kind = PRIORS[name]
     known = {field.name: field for field in fields(kind)}
     for key, value in options.items():
