@@ -8,11 +8,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+from gimtune.shadows import shadow
 
-from gimtune.interruption import Interrupted, Interruption
-from gimtune.study.composition import help_text, load
-from gimtune.study.messages import ConfigError
+try:
+    from rich.console import Console
+
+    from gimtune.interruption import Interrupted, Interruption
+    from gimtune.study.composition import help_text, load
+    from gimtune.study.messages import ConfigError
+except Exception:
+    if hidden := shadow():
+        print(hidden, file=sys.stderr)
+        raise SystemExit(2) from None
+    raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # whoever reads has seen enough, as in `gimtune parts | head`; the rest goes nowhere, at Python's end too
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
+        except Exception:
+            if (hidden := shadow()) is None:
+                raise
+            print(hidden, file=sys.stderr)
+            return 2
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -61,10 +74,12 @@ def _main(arguments: Sequence[str] | None) -> int:
 
             complete(given[1:])
             return 0
-        config = load(given)
         from gimtune.tuning.launch import launch
         from gimtune.tuning.plan import preflight, show
 
+        if hidden := shadow():
+            raise ConfigError(hidden)
+        config = load(given)
         plan = preflight(config)
         if config.dry_run:
             show(plan, console)

@@ -1,9 +1,11 @@
 """What users of Ray, Tune, Optuna and Hydra ran into and reported, tried here as they did."""
 
 import dataclasses
+import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from helpers import member
 from gimtune.__main__ import main
 from gimtune.metrics import Evaluation
 from gimtune.results.folder import driver_at_work, held
+from gimtune.shadows import shadow
 from gimtune.study.composition import load
 from gimtune.study.machine import processors
 from gimtune.study.messages import ConfigError
@@ -128,3 +131,46 @@ def test_a_data_set_of_few_images_has_its_pictures(digits, small, tmp_path):
     data = dataclasses.replace(digits, images=few, labels=labels)
     (rows,) = run([member(epochs=1, metrics=FEW)], Evaluation(data, small.network, CPU), tmp_path)
     assert len(list((tmp_path / "samples").glob("*-reconstructed.png"))) == len(rows) == 1
+
+
+COMMAND = "from gimtune.__main__ import main; exit(main())"
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("random.py", ["-m", "gimtune"]),
+        ("queue.py", ["-m", "gimtune"]),
+        ("copy/__init__.py", ["-m", "gimtune"]),
+        ("torch.py", ["-c", COMMAND]),
+    ],
+)
+def test_a_file_that_hides_a_module_is_named(name, command, tmp_path):
+    """numpy/numpy 16753: what stands beside a user's scripts is found before Python's own, here or in Ray's workers."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine = 1\n")
+    root = str(Path(__file__).parents[1])
+    # without -m, the working directory is looked at last
+    first = f"import sys; sys.path[:] = [p for p in sys.path if p] + [{str(tmp_path)!r}]; "
+    asked = [command[0], first + command[1] if command[0] == "-c" else command[1], "study=tradeoff", "dry_run=true"]
+    done = subprocess.run(
+        [sys.executable, *asked], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root}
+    )
+    assert done.returncode == 2, done.stderr
+    where = path.parent if path.parent != tmp_path else path
+    assert done.stderr.startswith(f"{where}: it hides the module {where.stem}; rename it")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_plug_in_where_one_stands_hides_nothing(tmp_path, monkeypatch):
+    (tmp_path / "my_parts.py").write_text("")
+    (tmp_path / "sitecustomize.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("my_parts")
+    assert shadow() is None
+    (tmp_path / "queue.py").write_text("")
+    assert (
+        shadow() == f"{tmp_path / 'queue.py'}: it hides the module queue; rename it, or start gimtune in another folder"
+    )

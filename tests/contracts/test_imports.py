@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Rooms from the bottom up. A room imports from lower lines only, or from itself.
 ORDER = (
-    ("vocabulary", "files", "interruption"),
+    ("vocabulary", "files", "interruption", "shadows"),
     ("parts",),
     ("networks", "data", "results"),
     ("algebra",),
@@ -30,7 +30,7 @@ ONLY = {
 }
 NOWHERE = (
     {"torch", "torchvision"},
-    {"vocabulary", "files", "interruption", "parts", "results", "analysis", "data.dataset"},
+    {"vocabulary", "files", "interruption", "shadows", "parts", "results", "analysis", "data.dataset"},
 )
 #: All that the analysis may read a study through.
 READS = {"vocabulary", "files", "results", "analysis"}
