@@ -134,6 +134,20 @@ def test_a_damaged_journal_is_put_aside_and_made_anew_from_the_store(tmp_path):
     assert not {one.trial for one in more} & {one.trial for one in found}
 
 
+@pytest.mark.timeout(120)
+def test_a_journal_that_a_killed_driver_locked_is_not_waited_for(tmp_path):
+    """optuna/optuna 5921; in a folder that was renamed since, Optuna looks at the lock for ever."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    found = asked(Proposals(config(), old, NOTHING), 2)
+    # as Optuna makes it
+    (old / "optuna.log.lock").symlink_to(old / "optuna.log")
+    old.rename(new)
+    again = Proposals(config(), new, pd.DataFrame([row(one) for one in found]))
+    assert not {one.trial for one in asked(again, 2)} & {one.trial for one in found}
+    assert not list(new.glob("optuna.log.*"))
+
+
 def test_open_trials_are_brought_to_where_the_store_stands(tmp_path):
     proposals = Proposals(config("models=[wae_mmd]"), tmp_path, NOTHING)
     done, stopped, running, lost = proposals.ask(lambda first: 4)

@@ -287,11 +287,14 @@ class Proposals:
 
 
 def _journal(path: Path) -> JournalStorage:
-    """Optuna's journal, made whole.
+    """Optuna's journal, made whole, for the one driver of its run folder.
 
-    A line that a kill or a full disk left half is cut off: the next one would be glued to it, and the journal could
-    never be read again. One that is damaged elsewhere is put aside, and made anew from what the store holds.
+    What a driver had locked that was killed is unlocked: Optuna would wait for half a minute, or for ever in a folder
+    that has another name by now. A line that a kill or a full disk left half is cut off: the next one would be glued to
+    it, and the journal could never be read again. One that is damaged elsewhere is put aside, and made anew from what
+    the store holds.
     """
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     if path.is_file():
         with path.open("rb+") as handle:
             content = handle.read()
