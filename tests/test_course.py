@@ -294,16 +294,18 @@ def test_models_with_members_that_had_not_levelled_off_are_named_worst_first():
 
 
 @pytest.mark.slow
-def test_infogan_is_untrained_at_the_budget_of_the_main_job(evaluation):
-    """Three times as much takes its FID of 10,000 images from 50 to 17; it goes on to 9 in the benchmark."""
-    (one,) = members_of(load_study(["study=tradeoff", "models=[infogan]", "prior=normal", "space.weight=100", SEED]))
+def test_infogan_is_untrained_at_the_budget_of_the_main_job_and_reaches_fifteen_when_trained(evaluation):
+    """At the weight where it generates best: 45 at 60 epochs; then the best of validation, as a test split sees it."""
+    (one,) = members_of(load_study(["study=tradeoff", "models=[infogan]", "prior=normal", "space.weight=300", SEED]))
     pack, found = Pack([one], evaluation.data), []
-    for budget in (one.epochs, 3 * one.epochs):
+    for budget in range(one.epochs, 8 * one.epochs + 1, one.epochs):
         while pack.epoch < budget:
             pack.train_epoch()
-        view = evaluation.view(pack.objective, pack.one(0), one, "validation")
-        with torch.no_grad():
-            images = view.decode(view.sampled(10_000))
-            found.append(frechet(statistics(features_of(view.network, images)), reference(view)))
-    assert found[1] < found[0] / 2
-    assert found[1] < 30
+        for split in ("validation", "test"):
+            view = evaluation.view(pack.objective, pack.one(0), one, split)
+            with torch.no_grad():
+                images = view.decode(view.sampled(10_000))
+                found.append(frechet(statistics(features_of(view.network, images)), reference(view)))
+    validation, test = found[::2], found[1::2]
+    assert min(validation) < validation[0] / 2
+    assert test[validation.index(min(validation))] <= 15
