@@ -18,7 +18,7 @@ from torch.nn.functional import leaky_relu, pad
 
 from gimtune.algebra.seeds import generator
 from gimtune.metrics.view import View
-from gimtune.training import Adam
+from gimtune.training import Adam, Step
 
 _SLOPE = 0.2
 #: Widths and numbers of examples are multiples of it: the last few of an array would be rounded otherwise, and so
@@ -98,23 +98,35 @@ def _product(values: Tensor, matrix: Tensor) -> Tensor:
 
 
 def fit(
-    stack: Stack, loss: Callable[[Stack, int], Tensor], score: Callable[[Stack], Tensor], budget: Budget
+    stack: Stack,
+    loss: Callable[..., Tensor],
+    examples: Callable[[int], tuple[Tensor, ...]],
+    score: Callable[[Stack], Tensor],
+    budget: Budget,
+    recorded: Step,
 ) -> tuple[Stack, Tensor]:
     """Each member's network that scores lowest, out of those at the start and at every look; and its score, (M,).
 
     Args:
-        loss: of the networks on the minibatch of a step, (M,).
+        loss: of the networks on what ``examples`` gives, (M,); it reads no other tensor.
+        examples: the minibatch of a step.
         score: of the networks on held-out examples, (M,).
+        recorded: steps down this loss, for all fits of a process: from the second on, most are replays alone.
     """
     moving = [leaf.clone().requires_grad_() for leaf in stack.leaves()]
+
+    def slopes() -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            total = loss(Stack.of(moving), *given).sum()
+        return optimiser.gradients(total)
+
     optimiser = Adam(moving, budget.learning_rate)
     best, lowest = stack.leaves(), score(stack)
     waited = torch.zeros_like(lowest)
     for step in range(budget.steps):
         scale = 0.5 * (1 + math.cos(math.pi * step / budget.steps))
-        with torch.enable_grad():
-            total = loss(Stack.of(moving), step).sum()
-        optimiser.step(total, scale)
+        given = examples(step)
+        optimiser.descend(recorded(slopes, [*given, *moving]), scale)
         if (step + 1) % budget.every:
             continue
         leaves = [leaf.detach() for leaf in moving]

@@ -25,6 +25,7 @@ from gimtune.metrics.fitted import LANES, Budget, Stack, finite, fit, in_parts, 
 from gimtune.metrics.measures import metric
 from gimtune.metrics.ruler import Scaled
 from gimtune.metrics.view import CHUNK, Estimate, View, undefined
+from gimtune.training import Step
 from gimtune.vocabulary import METRICS
 
 #: It never ends early: the first looks of a fit of deviations are no better than none.
@@ -32,6 +33,7 @@ BUDGET = Budget((64, 64), 500, batch=128, learning_rate=2e-3, patience=99)
 #: Pairs that an encoder is fitted to, one in five of which is held out, and pairs that it is scored on.
 _PAIRS, _HELD, _SCORED = 10_000, 5, 5000
 _LEAST = -7.0
+_STEP = Step()
 
 
 class Code(NamedTuple):
@@ -124,14 +126,17 @@ def encoders(pairs: Sequence[Pairs], codes: Sequence[Code], sources: Sequence[to
     x, held_x = pixels.straight(x), pixels.straight(held_x)
     rows = minibatches(x.shape[1], BUDGET, "pairs", x.device)
 
-    def loss(stack: Stack, step: int) -> Tensor:
-        return -both.log_prob(stack(x[:, rows[step]]), z[:, rows[step]]).mean(1)
+    def examples(step: int) -> tuple[Tensor, ...]:
+        return x[:, rows[step]], z[:, rows[step]], both.mean, both.deviation
+
+    def loss(stack: Stack, x: Tensor, z: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+        return -Code(both.categories, mean, deviation).log_prob(stack(x), z).mean(1)
 
     def score(stack: Stack) -> Tensor:
         # row by row: a mean over many rows may be summed in another order than one over a single row
         return torch.stack([-row.double().mean() for row in both.log_prob(stack(held_x), held_z)])
 
-    stack, _ = fit(Stack.start(x.shape[-1], codes[0].outputs, BUDGET, sources), loss, score, BUDGET)
+    stack, _ = fit(Stack.start(x.shape[-1], codes[0].outputs, BUDGET, sources), loss, examples, score, BUDGET, _STEP)
     output = stack(held_x)
     found = []
     for i, code in enumerate(codes):

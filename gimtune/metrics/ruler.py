@@ -19,6 +19,7 @@ from gimtune.metrics import flags
 from gimtune.metrics.fitted import Budget, Stack, finite, fit, in_parts, minibatches, whole, widened
 from gimtune.metrics.measures import metric
 from gimtune.metrics.view import Estimate, View, undefined
+from gimtune.training import Step
 from gimtune.vocabulary import METRICS
 
 #: Of the critics of codes, and of images.
@@ -38,6 +39,7 @@ _POINTS, _CENTRES = 2000, 5000
 _WIDTHS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
 _CHUNK = 250
 _SUREST = 8.0
+_STEP = Step()
 _TEMPERS = torch.linspace(0, 1.25, 26, dtype=torch.float64)
 
 
@@ -142,9 +144,12 @@ def critics(
     rows_q = minibatches(q.shape[1], budget, "q", q.device)
     rows_p = minibatches(p.shape[1], budget, "p", p.device)
 
-    def loss(stack: Stack, step: int) -> Tensor:
-        logits = stack(torch.cat([q[:, rows_q[step]], p[:, rows_p[step]]], 1)).squeeze(-1)
-        return softplus(-logits[:, : budget.batch]).mean(1) + softplus(logits[:, budget.batch :]).mean(1)
+    def examples(step: int) -> tuple[Tensor, ...]:
+        return (torch.cat([q[:, rows_q[step]], p[:, rows_p[step]]], 1),)
+
+    def loss(stack: Stack, both: Tensor) -> Tensor:
+        under_q, under_p = stack(both).squeeze(-1).chunk(2, 1)
+        return softplus(-under_q).mean(1) + softplus(under_p).mean(1)
 
     def logits(stack: Stack) -> tuple[Tensor, Tensor]:
         return stack(held_q).squeeze(-1).double(), stack(held_p).squeeze(-1).double()
@@ -152,7 +157,7 @@ def critics(
     def score(stack: Stack) -> Tensor:
         return _loss(*logits(stack))
 
-    stack, _ = fit(Stack.start(q.shape[-1], 1, budget, sources), loss, score, budget)
+    stack, _ = fit(Stack.start(q.shape[-1], 1, budget, sources), loss, examples, score, budget, _STEP)
     under_q, under_p = logits(stack)
     losses = torch.stack([_loss(t * under_q, t * under_p) for t in _TEMPERS.to(q.device)])
     tempers = _TEMPERS[losses.argmin(0).cpu()]

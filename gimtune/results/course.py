@@ -32,13 +32,13 @@ class Course:
     where training on made nothing better. Such a choice among noisy evaluations flatters the values it is made by,
     which are those of the validation split; the test split is measured afterwards, of the chosen weights alone.
 
-    A member has levelled off when neither a watched metric nor the loss, where it is chosen by that, has become better
-    by more than its standard error over the last evaluations: the best value among them against the best before. The
-    loss alone would say too little: a beta-VAE's on digits stays within its error while its Frechet distance falls by a
-    third. These are the later half of all evaluations, since progress slows as training goes on and what the last
-    doubling brought is what the next is to be judged by; and at least ``patience`` of them. Of a member that ends with
-    its last weights, whatever they are, the last evaluation must not be worse than the best before by more than the
-    error either: its numbers would depend on when it ends.
+    A member has levelled off when more epochs have long changed nothing by more than its standard error. In the later
+    two thirds of all evaluations, and at least the last ``patience``, no metric became better than the best before them
+    (of those watched, and the loss where it is chosen by that), and the weights to end with measure no other than those
+    that it would have ended with before them. Both are asked, since the best of several noisy values keeps falling, and
+    a choice may trade one objective for the other; the loss alone would say too little, since a beta-VAE's on digits
+    stays within its error while its Frechet distance falls by a third. Two thirds, since progress goes with the
+    logarithm of the epochs: doubling them brings .63 of what tripling them brought, which leaves room for noise.
 
     Args:
         watched: metrics with their directions.
@@ -55,7 +55,8 @@ class Course:
         self._epochs: list[int] = []
         self._values: dict[str, list[float]] = {metric: [] for metric in ways}
         self._errors: dict[str, list[float]] = {metric: [] for metric in ways}
-        self._best = 0
+        # the evaluation whose weights are those to end with, as of each
+        self._chosen: list[int] = []
 
     def take(self, epoch: int, row: Mapping[str, Any]) -> bool:
         """Enter an evaluation; returns whether its weights are those to end with, so far.
@@ -68,10 +69,13 @@ class Course:
             self._values[metric].append(sign * _finite(row.get(metric), sign * math.inf))
             self._errors[metric].append(_finite(row.get(f"{metric}_se"), 0.0))
         self._epochs.append(epoch)
-        new = len(self._epochs) - 1
-        if self.restore is Restore.LAST or not any(self._dominates(old, new) for old in range(new)):
-            self._best = new
-        return self._best == new
+        self._choose()
+        return self._chosen[-1] == len(self._epochs) - 1
+
+    def _choose(self) -> None:
+        new = len(self._chosen)
+        kept = self.restore is not Restore.LAST and any(self._dominates(old, new) for old in range(new))
+        self._chosen.append(self._chosen[-1] if kept else new)
 
     def _dominates(self, one: int, other: int) -> bool:
         pairs = [(values[one], values[other]) for values in map(self._values.__getitem__, self._chosen_by)]
@@ -80,38 +84,42 @@ class Course:
     @property
     def best(self) -> int | None:
         """The epoch whose weights are those to end with; ``None`` before the first evaluation."""
-        return self._epochs[self._best] if self._epochs else None
+        return self._epochs[self._chosen[-1]] if self._epochs else None
 
     @property
     def levelled(self) -> bool:
         """Whether it has levelled off."""
         count = len(self._epochs)
-        late = max(self._patience, count // 2)
+        late = max(self._patience, math.ceil(2 * count / 3))
         if count <= late:
             return False
         known = [metric for metric, values in self._values.items() if any(map(math.isfinite, values))]
         return bool(known) and not any(self._moved(metric, count - late) for metric in known)
 
     def _moved(self, metric: str, since: int) -> bool:
-        values, errors = self._values[metric], self._errors[metric]
+        values = self._values[metric]
         before = min(range(since), key=values.__getitem__)
         after = min(range(since, len(values)), key=values.__getitem__)
-        if not math.isfinite(values[before]):
-            return math.isfinite(values[after])
-        ahead = [values[before] - values[after] > math.hypot(errors[before], errors[after])]
-        if self.restore is Restore.LAST:
-            ahead.append(values[-1] - values[before] > math.hypot(errors[before], errors[-1]))
-        return any(ahead)
+        then, now = self._chosen[since - 1], self._chosen[-1]
+        ahead, changed = values[before] - values[after], abs(values[then] - values[now])
+        # where both are undefined the difference is NaN, and nothing has moved
+        return ahead > self._error(metric, before, after) or changed > self._error(metric, then, now)
+
+    def _error(self, metric: str, one: int, other: int) -> float:
+        return math.hypot(self._errors[metric][one], self._errors[metric][other])
 
     def state(self) -> dict[str, Any]:
         """Plain values that `resumed` goes on from."""
-        return {"epochs": self._epochs, "values": self._values, "errors": self._errors, "best": self._best}
+        return {"epochs": self._epochs, "values": self._values, "errors": self._errors}
 
     def resumed(self, state: Mapping[str, Any]) -> Course:
         """Itself, as it was when it gave the ``state``."""
-        self._epochs, self._best = [*state["epochs"]], state["best"]
+        self._epochs = [*state["epochs"]]
         self._values = {metric: [*values] for metric, values in state["values"].items()}
         self._errors = {metric: [*values] for metric, values in state["errors"].items()}
+        self._chosen = []
+        for _ in self._epochs:
+            self._choose()
         return self
 
 

@@ -5,6 +5,7 @@ from gimtune.training.checkpoints import adopt, halve, parts, reached, save
 from gimtune.training.device import Resident, default_device, device_lost, machines, made_by, out_of_memory, precision
 from gimtune.training.loop import Rows, run
 from gimtune.training.pack import FORMAT, Fellow, Pack, pack_name
+from gimtune.training.replay import Step
 
 __all__ = [
     "FORMAT",
@@ -13,6 +14,7 @@ __all__ = [
     "Pack",
     "Resident",
     "Rows",
+    "Step",
     "adopt",
     "default_device",
     "device_lost",

@@ -47,6 +47,11 @@ class Adam:
             self.second = [torch.zeros_like(p) for p in self.parameters]
             self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
         self._groups = self._alike()
+        # the kernel rounds otherwise where the last few of an array do not fill the processor's vectors: a member's
+        # numbers would depend on where it stands in its stack
+        odd = [self.stacked and p.device.type == "cpu" and p[:1].numel() % _LANES > 0 for p in self.parameters]
+        self._plain = [i for i, plain in enumerate(odd) if plain]
+        self._fused = [i for i, plain in enumerate(odd) if not plain]
 
     def step(self, loss: Tensor, scale: float = 1.0) -> None:
         """One step down the gradient of a scalar; what it does not depend on stays where it is.
@@ -68,9 +73,9 @@ class Adam:
         for i, (rows, rate, beta1) in enumerate(self._groups, 1):
             # the last of them counts the step for all
             steps = self.steps if i == len(self._groups) else [count.clone() for count in self.steps]
-            parameters, slopes, first, second = (
-                [leaf[rows] for leaf in kind] for kind in (self.parameters, gradients, self.first, self.second)
-            )
+            kinds = self.parameters, gradients, self.first, self.second
+            parts = kinds if rows is ... else [[leaf[rows] for leaf in kind] for kind in kinds]
+            parameters, slopes, first, second = parts
             self._step(parameters, slopes, first, second, steps, scale * rate, beta1)
 
     def _alike(self) -> list[tuple[slice | EllipsisType, float, float]]:
@@ -85,7 +90,7 @@ class Adam:
             stop = start + len([*group])
             found.append((slice(start, stop), rate, beta1))
             start = stop
-        return found
+        return found if len(found) > 1 else [(..., *found[0][1:])] if found else []
 
     def _step(
         self,
@@ -97,12 +102,9 @@ class Adam:
         rate: float,
         beta1: float,
     ) -> None:
-        # the kernel rounds otherwise where the last few of an array do not fill the processor's vectors: a member's
-        # numbers would depend on where it stands in its stack
-        odd = [self.stacked and p.device.type == "cpu" and p[:1].numel() % _LANES > 0 for p in parameters]
-        for i in (i for i, plain in enumerate(odd) if plain):
+        for i in self._plain:
             _plain(parameters[i], gradients[i], first[i], second[i], steps[i], rate, beta1)
-        fused = [i for i, plain in enumerate(odd) if not plain]
+        fused = self._fused
         if not fused:
             return
         adam(

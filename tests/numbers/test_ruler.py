@@ -117,6 +117,26 @@ def test_a_members_critic_does_not_depend_on_the_others():
             assert torch.equal(a, b) if torch.backends.cpu.get_cpu_capability() == "AVX2" else torch.allclose(a, b)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_critics_of_a_second_pack_are_replayed_to_the_same_bits(monkeypatch, count):
+    samples = [ruler.Samples.split(0.8 * normal(500, 0, i)[None], normal(600, 1, i)) for i in range(count)]
+
+    def trained():
+        sources = [torch.Generator().manual_seed(i) for i in range(count)]
+        found = ruler.critics(samples, ruler.Whitened, sources, Budget((16, 16), 50))
+        return [leaf.numpy().tobytes() for one in found for leaf in one.stack.leaves()]
+
+    computed = []
+    start = ruler.softplus
+    monkeypatch.setattr(ruler, "softplus", lambda x: computed.append(x.requires_grad) or start(x))
+    monkeypatch.setattr(ruler, "_STEP", ruler.Step("as it is written"))
+    written, each = trained(), sum(computed)
+    monkeypatch.setattr(ruler, "_STEP", ruler.Step())
+    first, second = trained(), (computed.clear(), trained())[1]
+    assert (ruler._STEP.eager, sum(computed), each) == ("", 0, 2 * 50)
+    assert written == first == second
+
+
 def test_js_of_codes_where_no_code_was_is_wrong_within_bounds():
     samples = ruler.Samples.split(normal(400, 0)[None] * 0.1, normal(400, 1))
     (critic,) = ruler.critics([samples], ruler.Whitened, [torch.Generator().manual_seed(0)], ruler.CODES)
