@@ -452,7 +452,7 @@ def broken(folder: Path, what: str) -> tuple[str, str]:
         said = "0000.png: cannot be read as an image"
     elif what == "two sizes":
         written(written(place, images), pictures(3, (5, 5)), suffix=".bmp")
-        said = "0000.bmp is 5 x 5 and 0000.png is 7 x 9; data.size=N makes them one size"
+        said = "cat/0000.bmp is 5 x 5 and cat/0000.png is 7 x 9; data.size=N makes them one size"
     elif what == "file beside classes":
         Image.fromarray(images[0]).save(written(place, images) / "lost.png")
         said = "lost.png stands beside folders of classes"
@@ -565,7 +565,8 @@ def test_studies_that_need_labels_or_more_images_are_refused(tmp_path):
     plan = study(*own, "objectives={fid: min, mi_noised: max}")
     assert plan.config.metrics.fid_features == "random"
     with pytest.raises(
-        ConfigError, match=r"metrics\.fid_features=classifier: images has no labels; allowed are random"
+        ConfigError,
+        match=r"metrics\.fid_features=classifier: images has no labels; allowed are inception, exported",
     ):
         study(*own, "objectives={fid: min, mi_noised: max}", "metrics.fid_features=classifier")
     with pytest.raises(ConfigError, match=r"training\.batch_size=128: images has 62 training images"):
@@ -624,6 +625,12 @@ def test_a_run_goes_on_from_every_folder_and_with_images_that_have_moved(tmp_pat
     data._read.cache_clear()
     with pytest.raises(ConfigError, match="images of images are others than when the run was begun"):
         preflight(load(resume))
+
+
+def test_codes_that_are_images_may_be_large(tmp_path):
+    place = written(tmp_path / "set", pictures(90, (10, 6)))
+    asked = ["study=tradeoff", "models=[cyclegan]", "space.seed=0", "data=images", f"data.path={place}", "data.size=64"]
+    assert {m.latent_dim for m in members(load(asked))} == {64 * 64 * 3}
 
 
 def test_weights_of_a_set_without_a_sweep_go_with_its_pixels(tmp_path):

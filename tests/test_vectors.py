@@ -133,6 +133,7 @@ REFUSED = [
         "likelihood=bernoulli with models=vae: the data are vectors; allowed are",
     ),
     (["models=[vae]", "metrics.fid_features=random"], "metrics.fid_features=random: the data are vectors; .*values"),
+    (["models=[vae]", "metrics.fid_features=classifier"], "fid_features=classifier: the data are vectors; .*values"),
     (["models=[vae]", "network=conv"], "network.channels"),
 ]
 

@@ -155,7 +155,9 @@ def listed_rows(rows: Rows, shape: tuple[int, int] | None) -> Listing:
             colour, size = colour or not is_grey(image), image.size
         first = first or (file, size)
         if shape is None and rows.box is None and size != first[1]:
-            sizes = [f"{one.name} is {width} x {height}" for one, (width, height) in (first, (file, size))]
+            sizes = [
+                f"{one.parent.name}/{one.name} is {width} x {height}" for one, (width, height) in (first, (file, size))
+            ]
             raise ValueError(f"data.size: {sizes[0]} and {sizes[1]}; data.size=N makes them one size")
     assert first is not None
     height, width = shape or (first[1][1], first[1][0])

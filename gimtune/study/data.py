@@ -38,8 +38,8 @@ def check_data(config: Config, data: Dataset, members: Iterable[Member], compare
     Raises:
         ConfigError: naming the key.
     """
-    _check_images(config, data)
     _check_kind(config, data, members)
+    _check_images(config, data)
     if compared:
         return
     try:
@@ -63,7 +63,7 @@ def _check_images(config: Config, data: Dataset) -> None:
     if data.classes > 1 and config.metrics.fid_features == "classifier" and len(data.targets) > 1:
         raise ConfigError(
             f"metrics.fid_features=classifier: {name} has {len(data.targets)} labels, and it is trained on one; "
-            "allowed are random, inception"
+            f"allowed are {_unlabelled(data)}"
         )
     if len(data.targets) < 2 and data.classes > 1:
         for section in ("objectives", "constraints"):
@@ -82,7 +82,13 @@ def _check_images(config: Config, data: Dataset) -> None:
             f"{section}.{asked[0]}=null objectives.mi_noised=max"
         )
     if config.metrics.fid_features == "classifier":
-        raise ConfigError(f"metrics.fid_features=classifier: {name} has no labels; allowed are random, inception")
+        raise ConfigError(f"metrics.fid_features=classifier: {name} has no labels; allowed are {_unlabelled(data)}")
+
+
+def _unlabelled(data: Dataset) -> str:
+    """Feature networks that take no label."""
+    fitting = [key for key, source in FEATURES.items() if source.of_vectors is data.vectors]
+    return ", ".join(key for key in fitting if key != "classifier")
 
 
 def _check_kind(config: Config, data: Dataset, members: Iterable[Member]) -> None:

@@ -204,8 +204,9 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
     prior = _prior(config, model, values)
     image = image_of(config)
     pixels = math.prod(image)
-    latent_dim = pixels if prior.images else values.get("latent_dim", 8)
-    latent_dim = _number("latent_dim", latent_dim, 1, whole=True, high=4096)
+    asked_dim = _number("latent_dim", values.get("latent_dim", 8), 1, whole=True, high=4096)
+    # codes that are images have their size, however large
+    latent_dim = pixels if prior.images else asked_dim
     try:
         prior.parameters(latent_dim)
     except ValueError as error:
