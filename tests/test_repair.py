@@ -148,11 +148,11 @@ def test_folders_that_were_deleted_are_said_to_be(killed_run):
     assert "checkpoints of 1 packs are gone" in checkpoints
 
 
-def test_a_row_in_a_weights_file_is_the_row_of_the_store(half):
+def test_a_row_in_a_weights_file_is_the_row_of_the_store(killed_run):
     import torch
 
-    (path,) = (half / "members").glob("*.pt")
+    (path,) = (killed_run / "members").glob("*.pt")
     row = json.loads(torch.load(path, weights_only=True)["row"])
-    stored = read(half).trials.set_index("trial").loc[path.stem]
+    stored = read(killed_run).trials.set_index("trial").loc[path.stem]
     assert row["fid"] == stored["fid"]
     assert row["checkpoint"] == stored["checkpoint"] == f"members/{path.stem}.pt"
