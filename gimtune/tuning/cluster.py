@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import ray
 from ray._private.services import canonicalize_bootstrap_address, find_bootstrap_address
 from ray._private.utils import get_num_cpus
@@ -27,6 +29,7 @@ from gimtune.study.schema import Config
 
 _STORE_BYTES = 256 * 2**20
 _ANSWER_SECONDS = 5.0
+_STARTS = 3
 _SHARE_SECONDS = 120.0
 # an NFS client may show a new file a moment later
 _VISIBLE_SECONDS = 10.0
@@ -101,27 +104,45 @@ def connected(config: Config, data_bytes: int) -> Iterator[str]:
         return
     secure_token()
     with free_port(config.ray.dashboard_port) as port:
-        try:
-            context = ray.init(
-                "local",
-                # Ray counts what a container's quota leaves, and not what a mask does
-                num_cpus=min(processors(), int(get_num_cpus(override_docker_cpu_warning=True))),
-                job_config=_named(config),
-                include_dashboard=config.ray.dashboard,
-                dashboard_host="127.0.0.1",
-                dashboard_port=port,
-                object_store_memory=_STORE_BYTES + 4 * data_bytes,
-                _node_ip_address="127.0.0.1",
-                **_QUIET,
-            )
-        except Exception as error:  # of no type of its own where a process of Ray's dies, or is late on a busy machine
-            raise ConnectionError(f"Ray did not start: {' '.join(str(error).split())[:300]}") from error
+        context = _started(
+            # Ray counts what a container's quota leaves, and not what a mask does
+            num_cpus=min(processors(), int(get_num_cpus(override_docker_cpu_warning=True))),
+            job_config=_named(config),
+            include_dashboard=config.ray.dashboard,
+            dashboard_host="127.0.0.1",
+            dashboard_port=port,
+            object_store_memory=_STORE_BYTES + 4 * data_bytes,
+            _node_ip_address="127.0.0.1",
+        )
     try:
         # what Ray counts, which in a container is less than the machine has
         check_machine(config, [(n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0)) for n in _alive()])
         yield _look(context.dashboard_url)
     finally:
         ray.shutdown()
+
+
+def _started(**options: Any) -> Any:
+    """A Ray of this process, in up to `_STARTS` tries.
+
+    A raylet gives up 30 s after it has begun to wait for its agents, which on a busy machine are not imported by then.
+
+    Raises:
+        ConnectionError: it did not start.
+    """
+    for left in reversed(range(_STARTS)):
+        before = set(psutil.Process().children(recursive=True))
+        try:
+            return ray.init("local", **options, **_QUIET)
+        except Exception as error:  # of no type of its own where a process of Ray's dies, or is late
+            if not left or signal.sigpending():  # somebody asked the program to end meanwhile
+                raise ConnectionError(f"Ray did not start: {' '.join(str(error).split())[:300]}") from error
+            begun = set(psutil.Process().children(recursive=True)) - before
+            for process in begun:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(begun, 5)
+    raise AssertionError
 
 
 def _named(config: Config) -> JobConfig:
