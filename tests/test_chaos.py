@@ -43,7 +43,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 #: Names of Ray's processes, as they begin.
 NAMES = {"worker": "ray::GimTrial", "raylet": "raylet", "gcs": "gcs_server"}
 #: Seconds within which a driver without its Ray has ended, and within which nothing of a driver is left.
-ENDS, GONE = 150.0, 60.0
+ENDS, GONE = 300.0, 120.0
 _MARK = "GIMTUNE_CHAOS"
 
 COMMON = (
@@ -92,6 +92,7 @@ class Study:
     path: Path | None = None
     under: tuple[str, ...] = ()
     drivers: list[tuple[psutil.Popen, str]] = field(default_factory=list)
+    begun: float = 0.0
 
     @property
     def run(self) -> Path | None:
@@ -111,13 +112,13 @@ class Study:
             process = psutil.Popen(
                 [*self.under, sys.executable, "-m", "gimtune", *arguments],
                 cwd=self.folder,
-                # on a busy machine Ray gives up on a raylet that it has just started
-                env={**Driver.environment(self.folder, self.path), _MARK: mark, "RAY_raylet_start_wait_time_s": "90"},
+                env={**Driver.environment(self.folder, self.path), _MARK: mark},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         self.drivers.append((process, mark))
+        self.begun = time.monotonic()
 
     def _output(self, number: int) -> Path:
         return self.folder / f"output-{number}.txt"
@@ -189,18 +190,29 @@ def moment(study: Study, whom: str, rng: random.Random, deadline: float) -> list
     else:
         before, start = study.reports(), None
         while study.reports() == before and study.driver.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
+            time.sleep(0.3)
         start = time.monotonic() + rng.uniform(0, 3)
     while study.driver.poll() is None and time.monotonic() < deadline:
         if time.monotonic() >= start and (found := study.targets(whom)):
             return [rng.choice(found)] if whom == "worker" else found
-        time.sleep(0.05)
+        time.sleep(0.1)
     return []
+
+
+def ended(study: Study) -> int:
+    """The exit code of a driver that is let be; on a busy machine Ray gives up on itself, and another goes on."""
+    for _ in range(5):
+        code = study.driver.wait(900)
+        if code != 130 or "Ray did not start" not in study.said():
+            break
+        print(f"{study.folder.name}: Ray did not start by itself", flush=True)
+        study.go_on()
+    return code
 
 
 def strike(study: Study, whom: str, sign: signal.Signals, rng: random.Random) -> tuple[str, list[str]] | None:
     """Kill once; returns a line on what came of it, and what broke. ``None`` where the study ended before."""
-    found = moment(study, whom, rng, time.monotonic() + 120)
+    found = moment(study, whom, rng, time.monotonic() + 300)
     if not found:
         return None
     before, begun, printed = study.reports(), study.run is not None, len(study.said())
@@ -209,12 +221,19 @@ def strike(study: Study, whom: str, sign: signal.Signals, rng: random.Random) ->
     else:
         send(found, sign)
     started = time.monotonic()
-    line = f"{whom:6} {sign.name} after {before} reports{'' if begun else ', before there is a run'}"
+    since = (
+        f"{started - study.begun:.1f} s, {before} reports" if begun else f"{started - study.begun:.1f} s, no run yet"
+    )
+    line = f"{whom:6} {sign.name} of driver {len(study.drivers) - 1} after {since}"
     if whom == "worker" or (whom in NAMES and sign == signal.SIGTERM):
         # Ray's own processes pass over what `kill` and systemd send to all of a group
         return f"{line}: the study goes on", []
     try:
-        code = study.driver.wait(ENDS)
+        while study.driver.poll() is None and time.monotonic() < started + ENDS:
+            if whom in NAMES and any(p.pid not in {one.pid for one in found} for p in study.targets(whom)):
+                return f"{line}: Ray is started again", []
+            time.sleep(0.1)
+        code = study.driver.wait(0)
     except psutil.TimeoutExpired:
         study.driver.kill()
         study.driver.wait()
@@ -245,6 +264,7 @@ def disturbed(
         study.folder.mkdir()
         try:
             study.go_on()
+            held = 0
             while left and study.driver.poll() is None:
                 struck = strike(study, *left[0], rng)
                 if struck is None:
@@ -253,9 +273,13 @@ def disturbed(
                 print(f"{kind:8} {len(kills) - len(left) + 1:3d} {struck[0]}", flush=True)
                 broken += [f"{study.folder.name}, driver {len(study.drivers) - 1}: {text}" for text in struck[1]]
                 left.pop(0)
+                if study.reports() < held:
+                    broken.append(f"{study.folder.name}: {held} reports, and {study.reports()} after {struck[0]}")
+                held = study.reports()
                 if study.driver.poll() is not None:
                     study.go_on()
-            code = study.driver.wait(900)
+            code = ended(study)
+            print(f"{kind:8} driver {len(study.drivers) - 1} ends: {code}, {study.reports()} reports", flush=True)
             if code != 0:
                 broken.append(f"{study.folder.name}: exit code {code}: {study.said()[-2000:]}")
                 break
