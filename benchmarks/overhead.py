@@ -101,9 +101,11 @@ def measure(members: int, folder: Path) -> dict[str, float]:
 
     launch._run_and_annotate = started
     begun = time.perf_counter()
-    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    told = io.StringIO()
+    console = Console(file=told, force_terminal=True, width=120)
     code = launch.launch(preflight(config), console, lambda run: conclude(run, config.objectives, console))
     over = time.perf_counter()
+    assert code == 0, told.getvalue()
     (run,) = (folder / config.name).iterdir()
     wall, cpu = np.array(times).T
     tenth = max(1, members // 10)
@@ -112,7 +114,6 @@ def measure(members: int, folder: Path) -> dict[str, float]:
     fronting = time.perf_counter()
     analysis.front(loaded.trials)
     last = time.perf_counter()
-    assert code == 0
     assert len(loaded.trials) == len(times) == members
     inside = [path for path in (run / "ray").rglob("*") if path.is_file()]
     return {

@@ -325,6 +325,9 @@ def test_the_recorder_and_the_status_say_the_same(tmp_path):
         assert again.tally.counts[Status.RUNNING] == 0
         assert again.tally.counts[Status.DONE] == 20
         assert again._best().rows["trial"].tolist() == now.best.rows["trial"].tolist()
+        row = reported("t22", 8, Status.DONE, 0.0, 1.0)
+        again.on_trial_result(0, [], Trial("t22"), {"members": as_text([row])})
+        assert again._best().rows["trial"].tolist() == ["t22"]
 
 
 def test_a_report_costs_as_much_late_as_early(tmp_path, monkeypatch):

@@ -42,6 +42,8 @@ ENDS: Mapping[str, str] = MappingProxyType(
         "probe_balanced": "balanced_chance",
     }
 )
+#: Columns by which a posterior is found to be collapsed.
+_INFORMATION = ("mi_upper", "mi_q", "mi_noised", "active_units")
 #: Products of numbers beyond it would be infinite.
 _LARGEST = 1e100
 _LEFT_OUT = {
@@ -148,6 +150,14 @@ def front(
             mixed = ", ".join(f"{value} ({count} trials)" for value, count in counts.items())
             raise ValueError(f"{column} is mixed: {mixed}; their numbers do not compare. Choose one with {option}")
     return found
+
+
+def looked_at(objectives: Iterable[str]) -> list[str]:
+    """Columns of trials that their front rests on, constraints apart: others may be left out."""
+    objectives = [*objectives]
+    ends = [ENDS[key] for key in objectives if key in ENDS]
+    told = ["trial", "status", "data", "latent_dim", "assignment", "reasons"]
+    return [*dict.fromkeys([*told, *ALIKE, *objectives, *ends, *_INFORMATION])]
 
 
 def fronts_by(
@@ -316,7 +326,7 @@ def collapsed(trials: pd.DataFrame) -> pd.Series:
     >>> collapsed(pd.DataFrame({"mi_q": [0.4, 3.0, math.nan], "mi_noised": [0.3, 2.0, 18.0]})).tolist()
     [True, False, False]
     """
-    known = trials.reindex(columns=["mi_upper", "mi_q", "mi_noised", "active_units"]).astype(float)
+    known = trials.reindex(columns=[*_INFORMATION]).astype(float)
     above = known[["mi_upper", "mi_q"]].min(axis=1).fillna(known["mi_noised"])
     return above.lt(COLLAPSED) | (above.isna() & known["active_units"].eq(0))
 

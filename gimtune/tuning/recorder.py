@@ -20,15 +20,17 @@ from rich.table import Table
 
 from gimtune.results.constraints import Bounds, marked, stated
 from gimtune.results.environment import fingerprint
-from gimtune.results.pareto import Front, front
+from gimtune.results.pareto import Front, front, looked_at
 from gimtune.results.store import Store
 from gimtune.results.tally import Tally, essential, summary
 from gimtune.tuning.gauges import LATEST, Gauges
 from gimtune.tuning.packs import rows_of
-from gimtune.vocabulary import ENDED, METRICS, Status
+from gimtune.vocabulary import ENDED, Status
 
 _LINE_EVERY = 10.0
 _REFRESH = 0.25
+#: Of the driver's time, what is shown takes so much at most.
+_SHARE = 0.03
 
 
 class Halted(Exception):
@@ -69,13 +71,15 @@ class Recorder(Callback):
         self.tally = Tally(total, epochs, members)
         self._before = self.tally.trained
         store.annotate(started=f"{time.time():.3f}", epochs_before=str(self._before))
-        self._points = frame[frame["status"].isin(ENDED)]
-        self._new: list[dict[str, Any]] = []
         self._bounds = stated(store.meta)
+        self._columns = [*dict.fromkeys([*looked_at(objectives), *self._bounds])]
+        # reports do not name the data set, of which a run has one
+        self._points = frame[frame["status"].isin(ENDED)].reindex(columns=self._columns).assign(data=math.nan)
+        self._new: list[dict[str, Any]] = []
         self._front: Front | None = _front(self._points, objectives, self._bounds)
         self._latest: dict[tuple[str, str], float] = {}
         self._started = self._printed = time.monotonic()
-        self._shown = -math.inf
+        self._shown, self._pause = -math.inf, _REFRESH
         self.first_row: float | None = None
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
@@ -148,7 +152,7 @@ class Recorder(Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         # Tune steps several times a second, with news or without
-        if time.monotonic() - self._shown > _REFRESH:
+        if time.monotonic() - self._shown > self._pause:
             self._show()
 
     def _open(self, trial: Any) -> list[str]:
@@ -156,12 +160,14 @@ class Recorder(Callback):
 
     def _take(self, name: str, status: Status, row: dict[str, Any]) -> None:
         if self.tally.take(name, status, int(row.get("epoch", 0))):
-            self._new.append({**row, "trial": name, "status": status})
+            known = {column: row[column] for column in self._columns if column in row}
+            self._new.append({**known, "trial": name, "status": status})
 
     def _best(self) -> Front | None:
         """The front so far, of what it rested on and the members that have ended since."""
         if self._new:
-            self._points = pd.concat([self._points, pd.DataFrame(self._new)], ignore_index=True)
+            new = pd.DataFrame(self._new, columns=self._columns)
+            self._points = pd.concat([self._points, new], ignore_index=True)
             self._new = []
             self._front = _front(self._points, self.objectives, self._bounds)
             if self._front is not None:
@@ -169,7 +175,7 @@ class Recorder(Callback):
         return self._front
 
     def _show(self) -> None:
-        self._shown = time.monotonic()
+        self._shown, spent = time.monotonic(), time.thread_time()
         best, left = self._best(), self.tally.seconds_left(self._before, self._shown - self._started)
         if self.gauges:
             self.gauges.show(self.tally, best, left, self._latest)
@@ -184,11 +190,11 @@ class Recorder(Callback):
             self._printed = self._shown
             line = ", ".join(f"{name} {value}" for name, value in summary(self.tally, best, left).items())
             self.console.print(line, highlight=False, soft_wrap=True)
+        self._pause = max(_REFRESH, (time.thread_time() - spent) / _SHARE)
 
 
 def _front(points: pd.DataFrame, objectives: dict[str, str], bounds: Bounds) -> Front | None:
-    needed = [column for column in (*METRICS, "fid_features", "data", "reasons") if column not in points]
     try:
-        return front(marked(points.reindex(columns=[*points.columns, *needed]), bounds), objectives)
+        return front(marked(points, bounds), objectives)
     except ValueError:
         return None  # the report at the end says why; a live table has no room for it
