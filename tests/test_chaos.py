@@ -131,6 +131,13 @@ class Study:
         """What the last driver printed."""
         return self._output(len(self.drivers) - 1).read_text()
 
+    def unstarted(self) -> bool:
+        """Whether the last driver has ended because a busy machine let no Ray start; it is told."""
+        if self.driver.poll() != 130 or "Ray did not start" not in self.said():
+            return False
+        print(f"{self.folder.name}: driver {len(self.drivers) - 1} found no Ray by itself", flush=True)
+        return True
+
     def reports(self) -> int:
         try:
             with Store(self.run / "study.db") as store:
@@ -200,13 +207,11 @@ def moment(study: Study, whom: str, rng: random.Random, deadline: float) -> list
 
 
 def ended(study: Study) -> int:
-    """The exit code of a driver that is let be; on a busy machine Ray gives up on itself, and another goes on."""
-    for _ in range(5):
-        code = study.driver.wait(900)
-        if code != 130 or "Ray did not start" not in study.said():
-            break
-        print(f"{study.folder.name}: Ray did not start by itself", flush=True)
+    """The exit code of a driver that is let be, or of the one that goes on where Ray did not start."""
+    code = study.driver.wait(900)
+    while study.unstarted():
         study.go_on()
+        code = study.driver.wait(900)
     return code
 
 
@@ -268,6 +273,9 @@ def disturbed(
             while left and study.driver.poll() is None:
                 struck = strike(study, *left[0], rng)
                 if struck is None:
+                    if study.unstarted():
+                        study.go_on()
+                        continue
                     break
                 done[f"{left[0][0]} {left[0][1].name}"] += 1
                 print(f"{kind:8} {len(kills) - len(left) + 1:3d} {struck[0]}", flush=True)
