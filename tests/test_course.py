@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -136,6 +137,21 @@ def test_a_course_goes_on_from_its_state(values, cut, rule):
     rest = [resumed.take(i, {"loss": v, "loss_se": 0.1}) for i, v in enumerate(values[cut:], cut + 1)]
     assert rest == marks[cut:]
     assert (resumed.best, resumed.levelled, resumed.state()) == (whole.best, whole.levelled, whole.state())
+
+
+@pytest.mark.parametrize(("fall", "least", "most"), [(0.0, 200, 200), (6.0, 0, 20), (8.0, 0, 5)])
+def test_what_falls_with_the_logarithm_of_the_epochs_by_more_than_its_error_is_not_level(fall, least, most):
+    # errors of differences are 4.7, as those of FIDs on digits; over a later half nearly all would be level
+    epochs, levelled = np.arange(1, 33), 0
+    for seed in range(200):
+        fids = 50 - fall * np.log2(epochs) + 2 * np.random.default_rng(seed).standard_normal(32)
+        found = Course({"fid": "min"}, "objectives", 3)
+        seen = []
+        for epoch, fid in zip(epochs, fids, strict=True):
+            found.take(int(epoch), {"fid": float(fid), "fid_se": 3.3})
+            seen.append(found.levelled)
+        levelled += any(seen)
+    assert least <= levelled <= most
 
 
 # Packs
