@@ -7,7 +7,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import sysconfig
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +79,49 @@ def wheel(session: nox.Session) -> None:
                 session.error("the wheel lacks the weights of feature networks")
             session.run(command, "study=tradeoff", "dry_run=true", env=env, external=True)
             session.run(command, "analysis", "--help", env=env, external=True)
+
+
+@nox.session
+def releases(session: nox.Session) -> None:
+    """Wheel and sdist as they are released, and a study by the wheel with the oldest libraries that are allowed.
+
+    torch and torchvision are those of the active environment: an environment of their own takes 6 GB.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        dist, again = Path(folder) / "dist", Path(folder) / "again"
+        session.run("python", "-m", "hatchling", "build", "-d", str(dist))
+        (sdist,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
+        offline = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index")
+        session.run("python", "-m", "pip", "wheel", *offline, "-w", str(again), str(sdist))
+        (rebuilt,) = again.glob("*.whl")
+        if _content(wheel) != _content(rebuilt):
+            session.error("the wheel that is built from the sdist is another one")
+        oldest, venv = Path(folder) / "oldest.txt", Path(folder) / "venv"
+        session.run(
+            *("uv", "pip", "compile", "--quiet", "--resolution", "lowest-direct", "--no-header", "--no-annotate"),
+            *("--output-file", str(oldest), str(ROOT / "pyproject.toml")),
+        )
+        heavy = re.compile(r"torch|torchvision|triton|nvidia-|cuda-")
+        kept = [line for line in oldest.read_text().splitlines() if not heavy.match(line)]
+        oldest.write_text("\n".join(kept))
+        session.run("uv", "venv", "--quiet", "--python", sys.executable, str(venv))
+        into = ("--quiet", "--no-deps", "--python", str(venv / "bin" / "python"))
+        session.run("uv", "pip", "install", *into, "-r", str(oldest), str(wheel))
+        (packages,) = venv.glob("lib/python*/site-packages")
+        # behind its own: torch and what it needs
+        (packages / "outer.pth").write_text(sysconfig.get_path("purelib"))
+        command, env = str(venv / "bin" / "gimtune"), {"PYTHONPATH": "", "VIRTUAL_ENV": str(venv)}
+        tiny = ("models=[vae,aae]", "space.weight=1", "space.seed=0", "budget.epochs=2", "budget.evaluate_every=1")
+        with session.chdir(folder):
+            session.run(command, "study=tradeoff", *tiny, *FEWER, env=env, external=True)
+            if len([*Path(folder).glob("results/tradeoff/*/report.html")]) != 1:
+                session.error("the study left no report")
+
+
+def _content(wheel: Path) -> dict[str, int]:
+    """Names and checksums of a wheel's files."""
+    with zipfile.ZipFile(wheel) as packed:
+        return {one.filename: one.CRC for one in packed.infolist()}
 
 
 @nox.session

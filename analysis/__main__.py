@@ -1,8 +1,8 @@
 """``gimtune analysis RUN``: prints a study's front and writes its tables, figures and report into the run folder.
 
 In a clone ``python -m analysis RUN`` does the same.
-Of several runs it prints and writes the comparison alone: ``report.html`` in the first run's folder. With ``--status``
-or ``--watch`` it says how one study stands, running or not.
+Of several runs it prints and writes the comparison alone: ``report.html`` in the first run's folder. With ``--status``,
+``--watch`` or ``--serve`` it says how one study stands, running or not.
 """
 
 from __future__ import annotations
@@ -62,11 +62,15 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m analy
     live.add_argument(
         "--watch", action="store_true", help="the same until it has ended, and keep its tables and report up to date"
     )
+    live.add_argument(
+        "--serve", action="store_true", help="the same as a page on this machine's loopback address, until Ctrl-C"
+    )
     options = parser.parse_args(arguments)
-    if len(options.runs) > 1 and (options.status or options.watch):
-        parser.error("--status and --watch take one RUN")
-    if options.add and (len(options.runs) > 1 or options.status or options.watch):
-        parser.error("--add takes one RUN, and neither --status nor --watch")
+    follows = options.status or options.watch or options.serve
+    if len(options.runs) > 1 and follows:
+        parser.error("--status, --watch and --serve take one RUN")
+    if options.add and (len(options.runs) > 1 or follows):
+        parser.error("--add takes one RUN, and none of --status, --watch and --serve")
     chosen = {
         "data": options.data,
         "fid_features": options.features,
@@ -88,6 +92,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m analy
         elif options.watch:
             with contextlib.suppress(KeyboardInterrupt):
                 watch(options.runs[0], console, asked, only=only)
+        elif options.serve:
+            _serve(options.runs[0], console, asked, only)
         else:
             if lost := _report([load(run) for run in options.runs], console, asked, only, options.out):
                 print(plain(f"{lost}; --out FOLDER writes elsewhere"), file=sys.stderr)
@@ -96,6 +102,18 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m analy
         print(plain(error), file=sys.stderr)
         return 2
     return 0
+
+
+def _serve(run: Path, console: Console, asked: Mapping[str, str], only: Mapping[str, str]) -> None:
+    # a server, which the other commands do without
+    from gimtune.analysis.page.serve import serve
+
+    def say(address: str) -> None:
+        console.print(Text(address), soft_wrap=True)
+        console.print("Ctrl-C ends it. From another machine: ssh -L PORT:127.0.0.1:PORT MACHINE, with its PORT.")
+
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(run, say, asked, only=only)
 
 
 def _add(run: Path, names: Sequence[str], plugins: Sequence[str], root: str | None, console: Console) -> None:

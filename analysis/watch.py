@@ -45,16 +45,17 @@ def _parts(stand: Standing, rows: int | None) -> Iterator[RenderableType]:
         bar = Shown.grid()
         bar.add_row(Text(share), ProgressBar(planned, tally.trained, width=30), Text(f" {tally.trained / planned:.0%}"))
         yield bar
-    yield _driver(stand)
+    yield driver(stand)
     trials = study.trials
     failed = trials[trials["status"].isin([Status.FAILED, Status.DIVERGED])]
     if len(failed):
         yield ""
-        yield _failed(study.run, failed, rows)
+        table = failed_table(study.run, failed, rows)
+        yield rendered(table, table.caption, ragged=True)
     running = trials[trials["status"] == Status.RUNNING]
     if len(running):
         yield ""
-        yield _running(stand, running, rows)
+        yield rendered(running_table(stand, running, rows))
     yield ""
     if stand.best is None:
         yield Text(f"no front: {plain(stand.refused)}")
@@ -70,7 +71,8 @@ def _parts(stand: Standing, rows: int | None) -> Iterator[RenderableType]:
         yield Text("no member has ended yet: no front")
 
 
-def _driver(stand: Standing) -> Text:
+def driver(stand: Standing) -> Text:
+    """Whether a driver is at work, since when and until when, or how to go on."""
     if stand.ended:
         when = stand.study.trials["reported"].max()
         at = f", the last at {_clock(when, stand.now)}" if math.isfinite(when) else ""
@@ -94,17 +96,19 @@ def _clock(then: float, now: float) -> str:
     return time.strftime(f"{day}%H:%M:%S", time.localtime(then))
 
 
-def _failed(run: Path, failed: pd.DataFrame, rows: int | None) -> Shown:
+def failed_table(run: Path, failed: pd.DataFrame, rows: int | None = None) -> Table:
+    """Members that failed or diverged, the latest ``rows``, with the files that have their tracebacks."""
     latest = failed.tail(rows or len(failed))
     table = failure_table(latest, most=len(latest))
     paths = [Path("errors") / f"{pack}.txt" for pack in latest["pack"]]
     traces = [cell(plain(path) if (run / path).is_file() else None) for path in paths]
     cells = [[*row, trace] for row, trace in zip(table.rows, traces, strict=True)]
-    table = table._replace(columns=[*table.columns, Column("traceback", False)], rows=cells)
-    return rendered(table, _counted("Failed or diverged", failed, rows), ragged=True)
+    columns = [*table.columns, Column("traceback", False)]
+    return table._replace(caption=_counted("Failed or diverged", failed, rows), columns=columns, rows=cells)
 
 
-def _running(stand: Standing, running: pd.DataFrame, rows: int | None) -> Shown:
+def running_table(stand: Standing, running: pd.DataFrame, rows: int | None = None) -> Table:
+    """Members that are trained, those first that were heard of last."""
     latest = running.sort_values("reported", ascending=False).head(rows or len(running))
     what = [key for key in setting(latest, "trial") if key != "latent_dim"]
     columns = [*columns_of(latest, what), Column("epoch"), Column("last report")]
@@ -117,7 +121,7 @@ def _running(stand: Standing, running: pd.DataFrame, rows: int | None) -> Shown:
         told = {**row, "epoch": said, "last report": ago}
         cells.append([cell(told[column.key]) for column in columns])
     title = _counted("Running" if stand.driver else "Begun when the driver ended", running, rows)
-    return rendered(Table(title, columns, cells))
+    return Table(title, columns, cells)
 
 
 def _counted(title: str, frame: pd.DataFrame, rows: int | None) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import gzip
+import hashlib
+import itertools
 import json
 import math
 import re
@@ -16,25 +20,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import yaml
 from helpers import combinations
 from PIL import Image
+from sklearn import datasets
 from test_analysis import SCRIPT, member, study, write
 
 from gimtune.analysis import front
 from gimtune.analysis.__main__ import main
 from gimtune.analysis.export.report import write_report
 from gimtune.analysis.export.reproduce import command
+from gimtune.analysis.page import pictures, points
 from gimtune.analysis.page.page import _beside
-from gimtune.analysis.page.points import POINTS
+from gimtune.analysis.statistics.attainment import mean_front
 from gimtune.analysis.statistics.verdicts import Claim, Verdict
 from gimtune.results.load import Study
 from gimtune.study import composition, resolve
 from gimtune.vocabulary import Member, Status
 
+#: Drawn at most, of studies with more.
+POINTS = 300
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -72,18 +81,28 @@ def opened(browser: Any, path: Path, width: int = 1280) -> Iterator[Any]:
     assert asked == [path.as_uri()]
 
 
+def until(page: Any, holds: str) -> None:
+    """Waits for an expression to be true; playwright's own way is refused by the page's policy."""
+    deadline = time.monotonic() + 300
+    while not page.evaluate(holds):
+        assert time.monotonic() < deadline, holds
+        page.wait_for_timeout(100)
+
+
 def place(page: Any, trial: str) -> tuple[float, float]:
     """Where a trial stands in the chart, on the screen."""
     return page.evaluate(
         """async trial => {
             const chart = document.getElementById("front");
+            const single = document.querySelector("input[value=trials]");
+            if (!single.checked) single.click();
             chart.scrollIntoView();
             // the page hears of it a frame later, and hides what the mouse had brought up
             for (let i = 0; i < 2; i++) await new Promise(requestAnimationFrame);
-            const id = Object.keys(data.points).find((i) => data.points[i].trial === trial);
-            const [curve, i] = places.get(id), trace = chart._fullData[curve], box = chart.getBoundingClientRect();
+            const box = chart.getBoundingClientRect(), i = data.trial.indexOf(trial);
             const {xaxis, yaxis} = chart._fullLayout;
-            return [box.left + xaxis._offset + xaxis.d2p(trace.x[i]), box.top + yaxis._offset + yaxis.d2p(trace.y[i])];
+            const [x, y] = data.objectives.map(([key]) => data.values[key][i]);
+            return [box.left + xaxis._offset + xaxis.d2p(x), box.top + yaxis._offset + yaxis.d2p(y)];
         }""",
         trial,
     )
@@ -133,11 +152,14 @@ def test_the_page_renders_without_the_network(browser: Any, trained: Study, widt
     (trained.run / "environment.json").write_text(json.dumps({"python": "3.11.7", "packages": {"ray": "2.60.0"}}))
     with opened(browser, write_report([trained]), width) as page:
         text = page.inner_text("body")
-        assert text.index("Verdicts on the claims") < text.index("Front") < text.index("Environment")
+        order = ["means over seeds", "on the front", "Verdicts on the claims", "other planes", "Front:", "Environment"]
+        places = [text.index(part) for part in order]
+        assert places == sorted(places)
         assert page.locator(".claims li").count() == 15
         assert "ray 2.60.0" in text
         assert "RuntimeError: out of memory" in text
-        assert page.locator("#front .points path").count() == 9
+        page.locator("input[value=trials]").check()
+        assert page.locator("#front .points path.point").count() == 9
         # tables scroll in their boxes, the page does not
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         rows = page.locator("table.sortable").first.locator("tbody tr")
@@ -154,7 +176,7 @@ def test_hover_shows_the_configuration_metrics_and_samples(browser: Any, trained
         text = page.inner_text("#hover")
         for part in (row["trial"], f"weight {row['weight']:g}", "fid\t30\t55", "probe_codes\t0.58\t0.88", "epochs"):
             assert part in text
-        assert page.evaluate("document.querySelector('#hover img').naturalWidth") == 80
+        until(page, "document.querySelector('#hover img').naturalWidth == 80")
         page.mouse.move(5, 5)
         page.wait_for_selector("#hover", state="hidden")
 
@@ -164,15 +186,17 @@ def test_click_pins_compares_and_unpins(browser: Any, trained: Study) -> None:
     with opened(browser, write_report([trained])) as page:
         page.mouse.click(*hover(page, first))
         page.wait_for_selector("#pinned:not([hidden])")
-        page.locator("button.pin", has_text=second).click()
+        page.locator("table button.pin", has_text=second).click()
+        until(page, "document.querySelector('#pinned tr').cells.length == 3")
         cells = page.locator("#pinned tr").first.locator("td")
         assert [first in cells.nth(0).inner_text(), second in cells.nth(1).inner_text()] == [True, True]
         assert page.locator("#pinned img").count() == 4
+        until(page, "[...document.querySelectorAll('#pinned img')].every((i) => i.naturalWidth > 0)")
         assert all(page.evaluate("[...document.querySelectorAll('#pinned img')].map((i) => i.naturalWidth > 0)"))
         assert "its critic tells every example apart" in page.inner_text("#pinned")
         lines = page.locator("#pinned code").all_inner_texts()
         assert [trial_of(line) for line in lines] == [first, second]
-        assert page.locator("button.pin[aria-pressed=true]").count() == 2
+        assert page.locator("table button.pin[aria-pressed=true]").count() == 2
         page.mouse.click(*hover(page, first))
         assert page.locator("#pinned tr").first.locator("td").count() == 1
         page.locator("button.unpin").click()
@@ -214,7 +238,201 @@ def test_several_runs_on_one_front(browser: Any, tmp_path: Path, capsys: pytest.
         assert "a less b: -" in page.inner_text("body")
         runs = page.locator("figure.table", has_text="By run").locator("tbody tr")
         assert [row.split("\t")[:4] for row in runs.all_inner_texts()] == [["b", "4", "4", "4"], ["a", "4", "4", "0"]]
-        assert page.locator("#difference .fills path").count() > 0
+        page.locator("#difference").scroll_into_view_if_needed()
+        page.wait_for_selector("#difference .fills path", state="attached")
+
+
+def spread(random: np.random.Generator, configurations: int, seeds: int = 3) -> list[dict[str, Any]]:
+    """Members of configurations along a trade-off, with seeds around it."""
+    rows = []
+    for i in range(configurations):
+        at = i / configurations
+        for seed in range(seeds):
+            fid, probe = 20 + 200 * at + 9 * random.normal(), 0.5 + 0.4 * np.sqrt(at) + 0.01 * random.normal()
+            what = {"model": ("vae", "aae", "alice")[i % 3], "weight": 1.0 + i // 3, "seed": seed}
+            config = json.dumps({"model": what["model"], "weight": what["weight"], "seed": seed})
+            rows.append(member(len(rows), trial=f"t{len(rows)}", fid=fid, probe_codes=probe, config=config, **what))
+    return rows
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Study:
+    return study(tmp_path / "run", spread(np.random.default_rng(1), 12))
+
+
+SHOWN = "current.map((p) => p.members.map((i) => data.trial[i]))"
+
+
+def test_a_point_is_the_mean_of_its_seeds_and_filters_leave_what_they_say(browser: Any, many: Study) -> None:
+    means = mean_front(many.trials, generator=np.random.default_rng(0)).points
+    with opened(browser, write_report([many])) as page:
+        assert page.evaluate(f"{SHOWN}.map((m) => m.length)") == [3] * 12
+        found = page.evaluate("current.map((p) => [p.value('fid'), p.value('probe_codes'), ...p.reach('fid')])")
+        fid, probe = means["fid"], means["probe_codes"]
+        expected = np.stack([fid, probe, fid - means["fid_low"], means["fid_high"] - fid], 1)
+        np.testing.assert_allclose(sorted(found), sorted(expected.tolist()), rtol=1e-3, atol=2e-3)
+        front_of = page.evaluate("best(current).map((p) => p.value('fid'))")
+        np.testing.assert_allclose(front_of, sorted(means.loc[means["on_front"], "fid"]), rtol=1e-3)
+        assert f"12 configurations drawn, {len(front_of)} on their front" in page.inner_text("#shown")
+        assert page.locator("#front .errorbars path").count() == 2 * len(front_of)
+        # the picture is about the data
+        low, high = page.evaluate("document.getElementById('front')._fullLayout.xaxis.range.map((end) => 10 ** end)")
+        assert 0.5 * fid.min() < low < fid.min() < fid.max() < high < 1.5 * fid.max()
+        page.locator("summary", has_text="model").click()
+        page.locator("input[name=model][value=vae]").uncheck()
+        assert page.inner_text("summary >> text=model").startswith("model: aae, alice")
+        assert page.evaluate("current.length") == 8
+        page.keyboard.press("Escape")
+        page.locator("summary", has_text="seed").click()
+        page.locator("input[name=seed][value='0']").uncheck()
+        rows = many.trials[(many.trials["model"] != "vae") & (many.trials["seed"] != 0)]
+        assert sorted(itertools.chain(*page.evaluate(SHOWN))) == sorted(rows["trial"])
+        # two seeds of three: an interval of all of them would be another mean's
+        assert page.evaluate("current.every((p) => p.reach('fid').every((end) => end === 0))")
+        page.locator("button[type=reset]").click()
+        until(page, "current.length == 12")
+
+
+def test_what_is_marked_in_one_plane_is_marked_in_all(browser: Any, many: Study) -> None:
+    with opened(browser, write_report([many])) as page:
+        page.locator("#plane0").scroll_into_view_if_needed()
+        page.wait_for_selector("#plane0 .points path", state="attached")
+        page.locator("#plane0-x").select_option("fid")
+        box = page.evaluate(
+            """() => { const chart = document.getElementById("plane0"), {left, top} = chart.getBoundingClientRect();
+            const {xaxis, yaxis} = chart._fullLayout;
+            return [left + xaxis._offset, top + yaxis._offset, xaxis._length, yaxis._length]; }"""
+        )
+        x, y, width, height = box
+        page.mouse.move(x + 2, y + 2)
+        page.mouse.down()
+        page.mouse.move(x + width / 2, y + height / 2, steps=5)
+        page.mouse.move(x + width / 2, y + height - 2, steps=5)
+        page.mouse.up()
+        page.wait_for_selector("#unmark:not([hidden])")
+        chosen = {*page.evaluate("[...marked].map((i) => data.trial[i])")}
+        middle = page.evaluate(
+            "(() => { const axis = document.getElementById('plane0')._fullLayout.xaxis;"
+            " return axis.p2d(axis._length / 2); })()"
+        )
+        means = mean_front(many.trials, generator=np.random.default_rng(0)).points
+        within = means[means["fid"] < middle]
+        assert 0 < len(within) < len(means)
+        pairs = {*zip(within["model"], within["weight"], strict=True)}
+        rows = many.trials
+        assert chosen == {
+            t for t, *pair in zip(rows["trial"], rows["model"], rows["weight"], strict=True) if (*pair,) in pairs
+        }
+        for name in ("front", "plane0"):
+            count = page.evaluate(
+                f"document.getElementById('{name}').data.flatMap((t) => t.selectedpoints || []).length"
+            )
+            assert count == len(within)
+        page.locator("#unmark").click()
+        until(page, "document.getElementById('front').data.every((t) => !t.selectedpoints)")
+
+
+def test_pictures_side_by_side_at_size_and_by_keys(browser: Any, trained: Study) -> None:
+    with opened(browser, write_report([trained])) as page:
+        page.locator("input[value=trials]").check()
+        page.locator("#front").focus()
+        said = []
+        for key in ("ArrowRight", "Enter", "ArrowRight", "Enter"):
+            before = page.inner_text("#said")
+            page.keyboard.press(key)
+            until(page, f"document.getElementById('said').textContent != {json.dumps(before)}")
+            until(page, "!document.getElementById('hover').hidden")
+            said.append(page.inner_text("#said"))
+        first, second = trained.trials.sort_values("fid")["trial"][:2]
+        assert "FID 10," in said[0]
+        assert "FID 20," in said[2]
+        assert said[1::2] == [f"{first} pinned", f"{second} pinned"]
+        page.locator("#pinned .opener").first.press("Enter")
+        assert page.locator("dialog[open] figure").count() == 2
+        until(page, "[...document.querySelectorAll('dialog img')].every((i) => i.clientWidth > 300)")
+        page.locator("dialog select").select_option("reconstructed")
+        until(page, "[...document.querySelectorAll('dialog img')].every((i) => i.naturalWidth == 80)")
+        shade = (
+            "(i) => { const c = document.createElement('canvas'), g = c.getContext('2d'); g.drawImage(i, 0, 0);"
+            " return g.getImageData(5, 5, 1, 1).data[0]; }"
+        )
+        shades = page.evaluate(f"[...document.querySelectorAll('dialog img')].map({shade})")
+        assert np.abs(np.array(shades) - [255, 235]).max() <= 8
+        page.keyboard.press("Escape")
+        assert page.locator("dialog[open]").count() == 0
+
+
+def test_dark_and_light_by_the_system_and_by_choice(browser: Any, trained: Study) -> None:
+    paper = "getComputedStyle(document.body).backgroundColor"
+    drawn_on = "document.getElementById('front')._fullLayout.paper_bgcolor"
+    with opened(browser, write_report([trained])) as page:
+        light = page.evaluate(f"[{paper}, {drawn_on}]")
+        page.emulate_media(color_scheme="dark")
+        until(page, f"{drawn_on} != '{light[1]}'")
+        dark = page.evaluate(f"[{paper}, {drawn_on}]")
+        assert dark[0] != light[0]
+        page.locator("#theme").click()
+        assert page.evaluate(f"[{paper}, {drawn_on}]") == light
+        page.emulate_media(color_scheme="light")
+        page.locator("#theme").click()
+        assert page.evaluate(f"[{paper}, {drawn_on}]") == dark
+
+
+def test_figures_are_saved_as_svg_and_pdf(browser: Any, many: Study, tmp_path: Path) -> None:
+    with opened(browser, write_report([many])) as page:
+        with page.expect_download() as loaded:
+            page.locator("button[data-figure=front][data-save=svg]").click()
+        loaded.value.save_as(tmp_path / "front.svg")
+        tree = ElementTree.parse(tmp_path / "front.svg")
+        assert len([one for one in tree.iter() if "point" in one.get("class", "").split()]) >= 12
+        assert "probe accuracy" in (tmp_path / "front.svg").read_text(encoding="utf-8")
+        page.evaluate("window.print = () => { window.printed = true; }")
+        page.locator("button[data-figure=front][data-save=pdf]").click()
+        until(page, "window.printed")
+        pdf = page.pdf(prefer_css_page_size=True)
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert not page.evaluate("document.documentElement.classList.contains('printing')")
+    assert pdf.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type ?/Page\b", pdf)) == 1
+    assert b"/Subtype /Image" not in pdf  # lines, no pixels
+    wide, high = map(float, re.search(rb"/MediaBox ?\[0 0 ([\d.]+) ([\d.]+)\]", pdf).groups())  # type: ignore[union-attr]
+    assert 1.5 < wide / high < 3
+
+
+def test_three_hundred_members_with_pictures_are_three_megabytes_at_most(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = spread(random, 100)
+    found = resolve.members(composition.load(["models=[vae]"]))[0]
+    one = {"config": found.to_json(), "assignment": json.dumps(dict(found.assignment))}
+    digits = datasets.load_digits().images
+    for row in rows:
+        row |= one | {"config": one["config"].replace('"seed":0', f'"seed":{row["seed"]}')}
+        for kind in ("", "-reconstructed"):
+            # digits with noise, as a model leaves it: noise alone could not be compressed
+            chosen = digits[random.integers(len(digits), size=100)].reshape(10, 10, 8, 8).transpose(0, 2, 1, 3)
+            grid = np.clip(chosen.reshape(80, 80) * 15.9 + 12 * random.normal(size=(80, 80)), 0, 255).astype(np.uint8)
+            path = tmp_path / "run" / "samples" / f"{row['trial']}{kind}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(grid.repeat(5, 0).repeat(5, 1)).save(path)
+    path = write_report([study(tmp_path / "run", rows)])
+    told = drawn(path)
+    assert len(told) == 300
+    assert all(point["samples"] and point["reconstructed"] for point in told)
+    assert path.stat().st_size < 3_000_000
+
+
+def test_ten_thousand_trials_are_drawn(browser: Any, tmp_path: Path) -> None:
+    rows = spread(np.random.default_rng(0), 2500, seeds=4)
+    with opened(browser, write_report([study(tmp_path / "run", rows)])) as page:
+        assert page.evaluate("current.length") == 2500
+        assert page.evaluate("[...visible]") == ["front"]  # planes wait until they are seen
+        assert page.evaluate("details.size") == 0
+        page.locator("input[value=trials]").check()
+        until(page, "current.length == 10000")
+        assert page.locator("#front .points path").count() >= 10_000
+        last = page.evaluate("point(9999)")
+        assert last["trial"] == page.evaluate("data.trial[9999]")
+        assert page.evaluate("details.size") == 1
 
 
 def test_runs_that_do_not_compare_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,13 +443,15 @@ def test_runs_that_do_not_compare_are_refused(tmp_path: Path, capsys: pytest.Cap
     assert not (tmp_path / "a" / "report.html").exists()
 
 
-def test_many_trials_are_thinned_and_the_front_is_not(tmp_path: Path) -> None:
+def test_many_trials_are_thinned_and_the_front_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(points, "POINTS", POINTS)
     random = np.random.default_rng(0)
     values = random.random((POINTS + 200, 2)).tolist()
     many = study(tmp_path, [member(i, trial=f"t{i}", fid=x, probe_codes=y) for i, (x, y) in enumerate(values)])
     text = write_report([many]).read_text(encoding="utf-8")
     assert f"{POINTS} of {POINTS + 200} trials are drawn: the front," in text
     found = {point["trial"] for point in drawn(tmp_path / "report.html")}
+    assert found == {*core(tmp_path / "report.html")["trial"]}
     assert len(found) == POINTS
     assert set(front(many.trials).rows["trial"]) <= found
 
@@ -319,11 +539,23 @@ def test_a_configuration_that_is_not_the_members_gives_no_line() -> None:
 # Run folders that somebody tampered with
 
 
-def drawn(path: Path) -> list[dict[str, Any]]:
-    """What a page tells of its points."""
+def unpacked(text: str) -> Any:
+    return json.loads(gzip.decompress(base64.b64decode(text)))
+
+
+def core(path: Path) -> dict[str, Any]:
+    """What a page draws from."""
     found = re.search(r'id="data">(.*?)</script>', path.read_text(encoding="utf-8"))
     assert found
-    return [*json.loads(found[1])["points"].values()]
+    return unpacked(found[1])
+
+
+def drawn(path: Path) -> list[dict[str, Any]]:
+    """What a page tells of its points, and its pictures of each."""
+    parts = re.findall(r'class="details">(.*?)</script>', path.read_text(encoding="utf-8"))
+    told = [point for part in parts for point in unpacked(part)]
+    shown = core(path)["pictures"]
+    return [point | {kind: shown.get(str(i), {}).get(kind) for kind in pictures.KINDS} for i, point in enumerate(told)]
 
 
 def test_scripts_in_names_are_text(browser: Any, tmp_path: Path) -> None:
@@ -347,16 +579,20 @@ def test_scripts_in_names_are_text(browser: Any, tmp_path: Path) -> None:
     (run / "config.yaml").write_text(json.dumps({"space": {evil: evil}}))
     with opened(browser, write_report([run])) as page:
         hover(page, rows[0]["trial"])
-        for button in page.locator("button.pin").all():
+        for button in page.locator("table button.pin").all():
             button.click()
-        assert page.locator("#pinned tr").first.locator("td").count() == 3
+        until(page, "document.querySelector('#pinned tr').cells.length == 4")
         for where in ("#hover", "#pinned", ".sortable >> nth=0", ".environment", "h1"):
             assert "<script>alert(1)</script>" in page.inner_text(where)
         handlers = (
             "[...document.querySelectorAll('*')].filter((e) => e.getAttributeNames().some((n) => n.startsWith('on')))"
         )
         assert page.evaluate(f"{handlers}.length") == 0
-        assert page.locator("script").count() == 3
+        policy = page.locator("meta[http-equiv]").get_attribute("content")
+        own = page.locator("script:not([type])").evaluate_all("of => of.map((script) => script.textContent)")
+        digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in own]
+        assert len(own) == 2
+        assert all(f"'sha256-{digest}'" in policy for digest in digests)
         assert page.locator("img[src^=x]").count() == 0
 
 

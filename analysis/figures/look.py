@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from gimtune.analysis.text import short
+from gimtune.results.pareto import LOGARITHMIC
 from gimtune.vocabulary import METRICS, Direction
 
 
@@ -61,6 +62,8 @@ _LABELS = {
     "probe_balanced": "Linear-probe accuracy on codes, mean over classes",
     "knn_codes": "5-nearest-neighbour accuracy on codes",
     "knn_means": "5-nearest-neighbour accuracy on posterior means",
+    "latent_js": "JS divergence of q(z) and p(z)",
+    "data_js": "JS divergence of q(x) and p(x)",
     "mi_q": "Mutual information, Gaussian q(z)",
     "mi_noised": "Mutual information of noised codes",
     "mi_upper": "Mutual information, upper bound",
@@ -126,7 +129,9 @@ def axis(points: pd.DataFrame, key: str, label: str = "", direction: Direction |
     values = values[np.isfinite(values.astype(float))].astype(float)
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     metric = METRICS.get(key)
-    logarithmic = metric is not None and metric.unit != "nats" and bool(0 < 20 * low < high)
+    # of distances a ratio means the same wherever it is
+    least = 3 if key in LOGARITHMIC else 20
+    logarithmic = metric is not None and metric.unit != "nats" and bool(0 < least * low < high)
     if key.startswith("mi") and high > 0:
         low = max(low, 0.0)
     if logarithmic:

@@ -7,6 +7,7 @@ security policy lets no script run but its own two and lets nothing be fetched.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import math
@@ -17,17 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
-from gimtune.analysis.figures.fronts import interactive_front
-from gimtune.analysis.figures.views import Band, band
+from gimtune.analysis.figures.look import axis
+from gimtune.analysis.figures.screen import scales
+from gimtune.analysis.figures.views import band
 from gimtune.analysis.page.comparison import attained, compared
-from gimtune.analysis.page.points import LONGEST, drawn_of, thinned, told
-from gimtune.analysis.statistics.attainment import AttainmentDifference, with_shares
+from gimtune.analysis.page.pictures import KINDS
+from gimtune.analysis.page.plane import means_of, picture, sentence, with_shares
+from gimtune.analysis.page.points import CHUNK, LONGEST, drawn_of, pictured, thinned, told
+from gimtune.analysis.statistics.attainment import AttainmentDifference
 from gimtune.analysis.statistics.measures import ASSOCIATION
 from gimtune.analysis.statistics.verdicts import Claim, Verdicts, between, corrected
 from gimtune.analysis.tables import CONTEXT, Table, failure_table, front_table, group_tables
@@ -41,7 +43,9 @@ from gimtune.vocabulary import Status
 #: Rows of a table.
 ROWS = 500
 _FAILURES = 200
-_ASSETS = Path(__file__).parent
+ASSETS = Path(__file__).parent
+#: Parts of the page's script, one after the other.
+_SCRIPT = ("page", "charts", "filters", "members")
 
 
 def page(
@@ -67,32 +71,35 @@ def page(
     several = len(runs) > 1
     models = fronts_by(trials, "model", best.objectives, only=only)
     drawn = thinned(best, models)
-    runs_apart = fronts_by(every, "run", best.objectives, only=only) if several else {}
-    seeds = None if several else band(best)
-    chart = _chart(best._replace(points=drawn), runs_apart, seeds)
-    data = {
-        "front": _figure(chart),
-        "difference": None,
-        "points": told(drawn, dict(zip(labels, runs, strict=True))),
-    }
+    by_label = dict(zip(labels, runs, strict=True))
+    means = means_of(best)
+    strips = pictured(drawn, models, {label: study.run for label, study in by_label.items()})
+    data: dict[str, Any] = picture(best, drawn, means, None if several else band(best))
+    data |= {"difference": None, "pictures": strips.places, "kinds": KINDS, "chunk": CHUNK, "rows": len(drawn)}
     differences: list[tuple[AttainmentDifference | None, str]] = []
     if several:
         differences = compared(runs, labels, best.objectives, only)
         shown = next((found for found, _ in differences if found is not None and len(found.rectangles)), None)
-        data["difference"] = None if shown is None else _figure(attained(shown, chart.layout))
+        if shown is not None:
+            x, y = (scales(axis(best.points, key, direction=best.objectives[key])) for key in shown.objectives)
+            layout = go.Layout(xaxis=x, yaxis=y, template="none")
+            data["difference"] = json.loads(attained(shown, layout).to_json())
     first = ("trial", "run") if several else ("trial",)
     failures = trials[trials["status"].isin([Status.FAILED, Status.DIVERGED])]
-    scripts = [Markup(get_plotlyjs()), Markup((_ASSETS / "page.js").read_text(encoding="utf-8"))]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["shortened"] = partial(short, width=LONGEST)
-    template = environment.from_string((_ASSETS / "page.html").read_text(encoding="utf-8"))
-    return template.render(
+    plotly = (ASSETS / "plotly" / "plotly-basic.min.js").read_text(encoding="utf-8")
+    script = "\n".join((ASSETS / f"{part}.js").read_text(encoding="utf-8") for part in _SCRIPT)
+    return template("page.html").render(
         title=" and ".join(labels) if several else _name(runs[0], trials),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        style=Markup((_ASSETS / "page.css").read_text(encoding="utf-8")),
-        scripts=scripts,
-        policy=" ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts),
-        data=Markup(json.dumps(data, allow_nan=False).replace("<", "\\u003c")),
+        style=Markup((ASSETS / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        policy=" ".join(f"'sha256-{digest(text)}'" for text in (plotly, script)),
+        plotly=packed(plotly),
+        data=packed(json.dumps(data, allow_nan=False, separators=(",", ":"))),
+        details=[packed(json.dumps(part, allow_nan=False)) for part in told(drawn, by_label)],
+        strips=strips.strips,
+        sentence=sentence(means, best.objectives),
+        counted=f"{len(best.points):,} trials" + ("" if means is None else f", {len(means.table):,} configurations"),
         facts=[*_facts(best, trials, runs), *([twice] if twice else [])],
         verdicts=[
             (label, found, [_answer(claim, found) for claim in found.claims])
@@ -101,11 +108,19 @@ def page(
         shared=corrected,
         several=several,
         has_areas=data["difference"] is not None,
-        drawn=drawn_of(best, drawn),
+        drawn=drawn_of(best, drawn)
+        + (
+            f" For {strips.left_out:,} of their pictures there is no room here; samples/ of the run folder has them."
+            if strips.left_out
+            else ""
+        ),
+        axes=[(key, told_axis["name"]) for key, told_axis in data["axes"].items()],
+        planes=data["planes"],
+        gallery=any("traversals" in kinds or "samples" in kinds for kinds in strips.places.values()),
+        kinds=KINDS,
+        usual=[*best.objectives] == [*OBJECTIVES],
         front_table=_titled(
-            front_table(
-                with_shares(best, np.random.default_rng(0)), CONTEXT, first, most=ROWS, contribution=True, shares=True
-            )
+            front_table(with_shares(best, means), CONTEXT, first, most=ROWS, contribution=True, shares=True)
         ),
         groups=[*group_tables(trials, best, only, *(first[1:]), most=ROWS)],
         differences=[words for _, words in differences],
@@ -145,23 +160,22 @@ def _facts(best: Front, trials: pd.DataFrame, runs: Sequence[Study]) -> list[str
     return [plain(fact) for fact in dict.fromkeys(facts)]
 
 
-def _chart(drawn: Front, runs: Mapping[str, Front], seeds: Band | None) -> go.Figure:
-    figure = interactive_front(drawn, seeds)
-    figure.update_traces(hovertext=None, hoverinfo="none", selector={"mode": "markers"})
-    x, y = [*drawn.objectives][:2]
-    if runs and len(drawn.objectives) == 2:
-        figure.update_traces(name="common front", selector={"mode": "lines"})
-        for dash, (name, own) in zip(("dash", "dot", "dashdot", "longdash") * len(runs), runs.items(), strict=False):
-            line = {"shape": "hv", "color": "#555", "width": 1.2, "dash": dash}
-            label = f"front of {short(name, 20)}".replace("<", "&lt;")
-            rows = own.rows.head(ROWS)
-            figure.add_scatter(x=rows[x], y=rows[y], mode="lines", line=line, name=label, hoverinfo="skip")
-    figure.update_layout(title=None, margin={"l": 60, "r": 10, "t": 10, "b": 50}, hovermode="closest")
-    return figure
+def template(name: str) -> jinja2.Template:
+    """A template of this folder; what it is given is escaped."""
+    loader = jinja2.FileSystemLoader(ASSETS)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=loader)
+    environment.filters["shortened"] = partial(short, width=LONGEST)
+    return environment.get_template(name)
 
 
-def _figure(figure: go.Figure) -> Any:
-    return json.loads(figure.to_json())
+def packed(text: str) -> str:
+    """Text as the page's script unpacks it: base64 of gzip."""
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
+
+def digest(script: str) -> str:
+    """Of a script, as a page's policy has it."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _answer(claim: Claim, verdicts: Verdicts) -> dict[str, Any]:
