@@ -32,7 +32,7 @@ from test_analysis import SCRIPT, member, study, write
 
 from gimtune.analysis import front
 from gimtune.analysis.__main__ import main
-from gimtune.analysis.export.report import write_report
+from gimtune.analysis.export.report import verdicts_of, write_report
 from gimtune.analysis.export.reproduce import command
 from gimtune.analysis.page import pictures, points
 from gimtune.analysis.page.page import _beside
@@ -421,9 +421,12 @@ def test_three_hundred_members_with_pictures_are_three_megabytes_at_most(tmp_pat
     assert path.stat().st_size < 3_000_000
 
 
+@pytest.mark.slow
 def test_ten_thousand_trials_are_drawn(browser: Any, tmp_path: Path) -> None:
     rows = spread(np.random.default_rng(0), 2500, seeds=4)
-    with opened(browser, write_report([study(tmp_path / "run", rows)])) as page:
+    # verdicts have their own tests, and take longer
+    others = [verdicts_of(study(tmp_path / "few", rows[:36]))]
+    with opened(browser, write_report([study(tmp_path / "run", rows)], verdicts=others)) as page:
         assert page.evaluate("current.length") == 2500
         assert page.evaluate("[...visible]") == ["front"]  # planes wait until they are seen
         assert page.evaluate("details.size") == 0

@@ -105,7 +105,7 @@ def test_the_page_follows_the_study(browser: Any, run: Path, server: tuple[subpr
     report = page.frame_locator("#report")
     report.locator("html[data-ready=yes]").wait_for()
     assert "2 trials" in report.locator("header").inner_text()
-    with Store(run / "study.db") as store:
+    with Store(run / "study.db", create=True) as store:
         row = member(2, fid=11.0, probe_codes=0.95)
         store.report([{"trial": row["trial"], **{k: row[k] for k in ("epoch", "fid", "probe_codes", "fid_features")}}])
         store.mark([str(row["trial"])], Status.DONE, None)

@@ -138,7 +138,7 @@ def _handler(live: Live, token: str) -> type[BaseHTTPRequestHandler]:
         timeout = 30
 
         def do_GET(self) -> None:
-            port = self.server.socket.getsockname()[1]
+            port = self.connection.getsockname()[1]
             given, _, name = self.path.partition("?")[0].removeprefix("/").partition("/")
             # every answer without the token is the same, whatever was asked for
             known = hmac.compare_digest(given.encode(), token.encode())
