@@ -69,12 +69,12 @@ def interactive_front(front: Front, seeds: Band | None = None) -> go.Figure:
             fill="tonexty",
             fillcolor="rgba(0, 0, 0, 0.12)",
             legendgroup="band",
-            name=f"attained by some to all of {seeds.seeds} seeds",
+            name=f"attained by<br>some to all<br>of {seeds.seeds} seeds",
             **looks,
         )
         if seeds.seeds > 2:
             line = {"shape": "hv", "color": "#595959", "width": 1.2, "dash": "dash"}
-            figure.add_scatter(x=xs, y=median, line=line, name="by half of them", **looks)
+            figure.add_scatter(x=xs, y=median, line=line, name="by half<br>of them", **looks)
     figure.add_traces([*screen.traces(points, x.key, y.key, partial(hover, varied=varied(points)))])
     if len(front.objectives) == 2 and len(front.rows):
         figure.add_scatter(
