@@ -392,7 +392,8 @@ def test_a_study_outlives_a_device_that_fails_and_one_without_memory(tmp_path):
     assert len(set((tmp_path / "broken" / "workers.txt").read_text().split())) == MOST
     assert "goes on with 1 at a time" in (tmp_path / "broken" / "output.txt").read_text()
     left = trials[trials["model"] == "vae"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(left[found["quiet"].columns], found["quiet"], check_exact=True)
+    # a column of whole numbers has another type beside rows that lack it
+    pd.testing.assert_frame_equal(left[found["quiet"].columns], found["quiet"], check_exact=True, check_dtype=False)
 
 
 @pytest.mark.slow
