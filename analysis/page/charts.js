@@ -162,7 +162,7 @@ function axisOf(key, small) {
       standoff: 10,
     },
     type: axis.log ? "log" : "linear",
-    ...(axis.log ? { dtick: axis.range[1] < 300 * axis.range[0] ? "D2" : 1 } : {}),
+    ...(axis.log ? { dtick: axis.range[1] < 300 * axis.range[0] ? "D2" : 1, minorloglabels: "complete" } : {}),
     range: [...range],
     automargin: true,
   };
