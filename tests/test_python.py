@@ -128,7 +128,10 @@ def test_a_translator_has_no_prior_to_draw_from(folder):
         ({"budget.epochs": 0}, "budget.epochs=0"),
         ({"budget.epoch": 3}, "budget.epoch"),
         ({"resume": "nowhere"}, "resume=nowhere: no run folder"),
-        ({"data": "images", "data.path": "it's not {there}, really"}, r"data.path=it's not \{there\}, really"),
+        (
+            {"data": "images", "data.path": "it's not {there}, really"},
+            r"data.path=/.*/it's not \{there\}, really: there is no such file",
+        ),
         ({"models": object()}, "cannot stand in a command line"),
     ],
 )

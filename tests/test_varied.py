@@ -14,6 +14,7 @@ import pytest
 from matplotlib.text import Text
 from rich.console import Console
 from test_analysis import member, write
+from test_page import drawn
 
 from gimtune.analysis import Study, front, fronts_by, load
 from gimtune.analysis.export.latex import front_table
@@ -158,7 +159,8 @@ def test_rows_differ_in_every_table(swept: Study) -> None:
     text = io.StringIO()
     print_front(swept, Console(file=text, width=200))
     printed = text.getvalue()
-    page = write_report([swept]).read_text(encoding="utf-8")
+    written = write_report([swept])
+    page = written.read_text(encoding="utf-8")
     table = front_table(front(swept.trials))
     for shown in (printed, page):
         assert "By learning_rate, from the same reference point" in shown
@@ -168,7 +170,7 @@ def test_rows_differ_in_every_table(swept: Study) -> None:
         assert "alpha" in shown
         for value in ("0.001", "0.00025", "0.125", "0.5"):
             assert value in shown
-    pins = [*json.loads(page.split('id="data">')[1].split("</script>")[0])["points"].values()]
+    pins = drawn(written)
     assert {dict(map(tuple, point["setting"])).get("alpha") for point in pins} == {"0.125", "0.5", None}
     assert not any(key == "alpha" for point in pins for key, *_ in point["metrics"])
     status = io.StringIO()

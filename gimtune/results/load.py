@@ -16,7 +16,7 @@ from gimtune.results.constraints import marked, stated
 from gimtune.results.pareto import OBJECTIVES
 from gimtune.results.store import EARLIER, RENAMED, Store
 from gimtune.results.varied import varied, with_varied
-from gimtune.vocabulary import IDENTITY, METRICS, PROGRESS, PROTOCOL, Metric, Status, declare
+from gimtune.vocabulary import ALIKE, IDENTITY, METRICS, PROGRESS, PROTOCOL, Metric, Status, declare
 
 
 class Study(NamedTuple):
@@ -146,7 +146,8 @@ def once(trials: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """
     known = {column for metric in METRICS.values() for column in metric.columns}
     measured = [column for column in trials if str(column).removeprefix("test_") in known]
-    again = trials.duplicated(["trial", "status", *measured])
+    alike = [column for column in ("data", *ALIKE) if column in trials]
+    again = trials.duplicated(["trial", "status", *alike, *measured])
     few = int(again.sum())
     stand = "member of several runs stands" if few == 1 else "members of several runs stand"
     return trials[~again].reset_index(drop=True), f"{few:,} {stand} once, under the first" if few else ""
