@@ -236,6 +236,8 @@ def coverage(session: nox.Session) -> None:
         "monitoring",
         "mirror",
         "page",
+        "serve",
+        "tune",
     ]
     # whether they pass is said by `tests`; under the tracer a limit on time may be missed
     session.run("pytest", "--cov", *(f"--ignore=tests/test_{name}.py" for name in apart), success_codes=[0, 1])

@@ -91,6 +91,7 @@ def test_what_is_added_is_what_would_have_been_measured(ended, capsys):
     assert analysis.load(ended).trials.equals(after)
 
 
+@pytest.mark.slow
 def test_a_metric_that_was_added_elsewhere_is_told_of(ended, capsys):
     forget(ended, *COLUMNS)
     here = made_by(torch.device("cpu"), 3)

@@ -86,6 +86,7 @@ def test_a_link_to_elsewhere_is_no_traceback(run: Path, server: tuple[subprocess
     assert (status, "no such thing" in text, "secret" in text) == (200, True, False)
 
 
+@pytest.mark.slow
 def test_the_page_follows_the_study(browser: Any, run: Path, server: tuple[subprocess.Popen[str], str]) -> None:  # noqa: F811
     page = browser.new_page()
     page.set_default_timeout(200_000)
