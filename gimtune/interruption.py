@@ -76,6 +76,12 @@ class Interruption:
             signal.pthread_sigmask(signal.SIG_BLOCK, _SPARED)  # which processes inherit
             try:
                 entered = stack.enter_context(begun)
+            except SystemExit as error:
+                # a library's thread took the signal, and Ray, as it starts, has a handler of its own
+                if error.code not in _SPARED:
+                    raise
+                self.number = self.number or int(error.code)
+                raise Interrupted(self.number) from error
             finally:
                 self.install()
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _SPARED)

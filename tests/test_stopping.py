@@ -6,7 +6,10 @@ import os
 import pty
 import signal
 import subprocess
+import sys
+import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -112,6 +115,33 @@ def test_signals_are_noted_while_somebody_looks_and_ctrl_c_ends_it_the_second_ti
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_that_a_thread_takes_while_ray_starts_is_a_first_interrupt(foreground):
+    @contextmanager
+    def begun():
+        # as ray.init does
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        yield
+
+    over = threading.Event()
+    threading.Thread(target=over.wait, daemon=True).start()
+    try:
+        with pytest.raises(Interrupted) as raised, Interruption() as interruption, interruption.shielded(begun()):
+            pass
+    finally:
+        over.set()
+    assert (raised.value.code, interruption.code) == (143, 143)
+    with pytest.raises(SystemExit), Interruption() as interruption, interruption.shielded(leaving()):
+        pass
+
+
+@contextmanager
+def leaving():
+    sys.exit("another reason")
+    yield
 
 
 def test_what_nohup_ignores_stays_ignored():

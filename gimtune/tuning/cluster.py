@@ -134,14 +134,17 @@ def _started(**options: Any) -> Any:
         before = set(psutil.Process().children(recursive=True))
         try:
             return ray.init("local", **options, **_QUIET)
-        except Exception as error:  # of no type of its own where a process of Ray's dies, or is late
-            if not left or signal.sigpending():  # somebody asked the program to end meanwhile
-                raise ConnectionError(f"Ray did not start: {' '.join(str(error).split())[:300]}") from error
+        except BaseException as error:
             begun = set(psutil.Process().children(recursive=True)) - before
             for process in begun:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
             psutil.wait_procs(begun, 5)
+            if not isinstance(error, Exception):
+                raise
+            # of no type of its own where a process of Ray's dies, or is late
+            if not left or signal.sigpending():  # somebody asked the program to end meanwhile
+                raise ConnectionError(f"Ray did not start: {' '.join(str(error).split())[:300]}") from error
     raise AssertionError
 
 
