@@ -266,7 +266,7 @@ def test_every_key_is_drawn():
 
 
 @pytest.mark.slow
-@settings(max_examples=2000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
 @given(overrides())
 def test_every_configuration_runs_or_is_refused_by_its_key(capsys, tmp_path, monkeypatch, arguments):
     monkeypatch.delenv("GIMTUNE_DATA", raising=False)
