@@ -28,6 +28,7 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 CPU = torch.device("cpu")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture(scope="session")
@@ -118,3 +119,15 @@ def _killed(small, tmp_path_factory):
 def killed_run(_killed, tmp_path):
     """A copy of the run folder that a killed driver left: a member has ended, one runs, one has not begun."""
     return shutil.copytree(_killed, tmp_path / "run (copy)")
+
+
+@pytest.fixture
+def browser():
+    """A headless Chromium of the test's own: the system's, or playwright's. One that has closed its page may hang."""
+    api = pytest.importorskip("playwright.sync_api", reason="no playwright")
+    with api.sync_playwright() as player:
+        path = next(filter(None, map(shutil.which, BROWSERS)), player.chromium.executable_path)
+        if not Path(path).is_file():
+            pytest.skip("no Chromium, neither the system's nor one by `playwright install chromium`")
+        with player.chromium.launch(executable_path=path, args=["--no-sandbox"]) as started:
+            yield started

@@ -11,7 +11,6 @@ import json
 import math
 import re
 import shlex
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -44,19 +43,6 @@ from gimtune.vocabulary import Member, Status
 
 #: Drawn at most, of studies with more.
 POINTS = 300
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    """A headless Chromium of the test's own: the system's, or playwright's. One that has closed its page may hang."""
-    api = pytest.importorskip("playwright.sync_api", reason="no playwright")
-    with api.sync_playwright() as player:
-        path = next(filter(None, map(shutil.which, NAMES)), player.chromium.executable_path)
-        if not Path(path).is_file():
-            pytest.skip("no Chromium, neither the system's nor one by `playwright install chromium`")
-        with player.chromium.launch(executable_path=path, args=["--no-sandbox"]) as started:
-            yield started
 
 
 @contextmanager

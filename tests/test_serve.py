@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from test_analysis import SCRIPT, member
-from test_page import browser, until  # noqa: F401 - a fixture
+from test_page import until
 from test_status import RUNNING, study
 
 from gimtune.results.store import Store
@@ -87,7 +87,7 @@ def test_a_link_to_elsewhere_is_no_traceback(run: Path, server: tuple[subprocess
 
 
 @pytest.mark.slow
-def test_the_page_follows_the_study(browser: Any, run: Path, server: tuple[subprocess.Popen[str], str]) -> None:  # noqa: F811
+def test_the_page_follows_the_study(browser: Any, run: Path, server: tuple[subprocess.Popen[str], str]) -> None:
     page = browser.new_page()
     page.set_default_timeout(200_000)
     trouble: list[str] = []
