@@ -203,14 +203,14 @@ def _audited(session: nox.Session, pinned: Path) -> list[dict[str, Any]]:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The tests but for the slow ones; arguments go to pytest."""
-    session.run("pytest", *session.posargs)
+    """The tests but for the slow ones, two at a time; arguments go to pytest instead."""
+    session.run("pytest", *(session.posargs or ("-n", "2")))
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """The slow tests; arguments go to pytest."""
-    session.run("pytest", "-m", "slow", *session.posargs)
+    """The slow tests but for the long ones, which are for a release (``-- -m long``); arguments go to pytest."""
+    session.run("pytest", "-m", "slow and not long", *session.posargs)
 
 
 @nox.session
@@ -240,4 +240,5 @@ def coverage(session: nox.Session) -> None:
         "tune",
     ]
     # whether they pass is said by `tests`; under the tracer a limit on time may be missed
-    session.run("pytest", "--cov", *(f"--ignore=tests/test_{name}.py" for name in apart), success_codes=[0, 1])
+    ignored = (f"--ignore=tests/test_{name}.py" for name in apart)
+    session.run("pytest", "-n", "2", "--cov", *ignored, success_codes=[0, 1])

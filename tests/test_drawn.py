@@ -1,6 +1,10 @@
-"""Thousands of drawn command lines: each is a study that could run, or is refused in two lines that name its key."""
+"""Drawn command lines: each is a study that could run, or is refused in two lines that name its key.
+
+``GIMTUNE_DRAWN=10000 pytest -m slow tests/test_drawn.py`` draws so many.
+"""
 
 import copy
+import os
 import re
 import sys
 from functools import cache
@@ -266,7 +270,7 @@ def test_every_key_is_drawn():
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=int(os.environ.get("GIMTUNE_DRAWN", "300")), suppress_health_check=list(HealthCheck))
 @given(overrides())
 def test_every_configuration_runs_or_is_refused_by_its_key(capsys, tmp_path, monkeypatch, arguments):
     monkeypatch.delenv("GIMTUNE_DATA", raising=False)

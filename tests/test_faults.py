@@ -416,6 +416,7 @@ def test_a_ray_that_gives_up_is_started_again(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_pack_that_kills_its_workers_is_given_up_and_the_others_end(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(POISON.replace("{befalls}", KILLED))
     driver = Driver(tmp_path, *STUDY, path=tmp_path)

@@ -316,6 +316,7 @@ def table(run):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_study_grown_from_24_members_to_36_is_the_one_of_36(drive, tmp_path, capsys):
     common = [
         *("study=tradeoff", "models=[vae,wae_mmd,aae]", "space.prior=normal", "space.weight={grid: [0.1, 1]}"),

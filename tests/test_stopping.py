@@ -182,7 +182,10 @@ def running(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+# a terminal that is closed sends the second, Slurm's part the third: below
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.long) for n in (signal.SIGHUP, signal.SIGUSR1))]
+)
 def test_a_signal_ends_a_study_within_an_epoch_and_nothing_is_lost(drive, whole, tmp_path, number):
     driver = drive(tmp_path, *LONG)
     deadline = time.monotonic() + 100
