@@ -138,6 +138,19 @@ def test_a_signal_that_a_thread_takes_while_ray_starts_is_a_first_interrupt(fore
         pass
 
 
+def test_a_handler_that_a_library_takes_away_as_it_ends_is_there_again(foreground):
+    @contextmanager
+    def begun():
+        yield
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    with Interruption() as interruption:
+        with interruption.shielded(begun()):
+            pass
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+
+
 @contextmanager
 def leaving():
     sys.exit("another reason")
@@ -228,6 +241,25 @@ def test_a_signal_to_the_whole_group_spares_ray_and_nothing_is_lost(drive, whole
     again = drive(tmp_path, f"resume={run_folder}")
     assert again.wait() == 0, again.said()
     check_same(run_folder, only_run(whole))
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_report_is_written_says_how_it_is_written(drive, tmp_path):
+    driver = drive(tmp_path, *STUDY, "budget.epochs=2", "ray.dashboard=false")
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.glob("results/*/*/trials.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    # Ray has ended, and has taken its handler away
+    driver.process.send_signal(signal.SIGTERM)
+    assert driver.wait() == 143, driver.said()
+    run_folder = only_run(tmp_path)
+    *_, told, last = driver.said().strip().splitlines()
+    assert told == "Interrupted with its report to write. Go on with:"
+    assert last.strip() == f"python -m gimtune resume={run_folder.relative_to(tmp_path)}"
+    assert not (run_folder / "report.html").exists()
+    again = drive(tmp_path, f"resume={run_folder}")
+    assert again.wait() == 0, again.said()
+    assert (run_folder / "report.html").is_file()
 
 
 @pytest.mark.slow

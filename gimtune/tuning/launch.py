@@ -68,7 +68,7 @@ def _launch(plan: Plan, console: Console, finish: Callable[[Path], int], interru
     if plan.address is None:
         # Ray reads it when it is imported, and knows no other way to keep all of its ports on the loopback address
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    stopped = None
+    stopped, unwritten = None, False
     joins = plan.address and (run is None or to_go(config, run))
     with _joined(config, str(plan.address), run) if joins else nullcontext():
         interruption.install()
@@ -90,8 +90,11 @@ def _launch(plan: Plan, console: Console, finish: Callable[[Path], int], interru
             code = interruption.code
             if not left:
                 interruption.number = None  # it came too late to interrupt anything
-                code = finish(run)
-    if left:
+                try:
+                    code = finish(run)
+                except Interrupted as error:
+                    code, unwritten = error.code, True
+    if left or unwritten:
         if stopped:
             console.print(f"Stopped by the machine: {stopped}", **_PLAIN)
         _say_how_to_go_on(config, run, console)
@@ -99,7 +102,8 @@ def _launch(plan: Plan, console: Console, finish: Callable[[Path], int], interru
 
 
 def _say_how_to_go_on(config: Config, run: Path, console: Console) -> None:
-    console.print(f"Interrupted with {to_go(config, run)} members to go. Go on with:")
+    left = to_go(config, run)
+    console.print(f"Interrupted with {f'{left} members to go' if left else 'its report to write'}. Go on with:")
     console.print(f"  {folder.go_on(_address(config, run) or folder.relative(run))}", **_PLAIN)
 
 
@@ -370,7 +374,8 @@ def _trial_name(trial: Any) -> str:
 def _called(data: Mapping[str, Any]) -> str:
     """A data set's name, with what tells it from others that are read in the same way."""
     one = data.get("dataset") or (Path(data["path"]).name if data.get("path") else "")
-    return f"{data['name']}:{one}" if one else str(data["name"])
+    binary = ["binarized"] if data.get("binarized") else []
+    return ":".join(filter(None, [str(data["name"]), one, *binary]))
 
 
 def identity(config: Config, member: Member) -> dict[str, Any]:
