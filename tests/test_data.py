@@ -153,3 +153,55 @@ def test_an_unknown_data_set_is_refused():
         ValueError, match=r"data.name='celebs': did you mean celeba\? Allowed are digits, mnist, fashion_mnist, images"
     ):
         data.load("celebs")
+
+
+def levels(dataset, split):
+    return dataset.images[split].astype(np.float64) / dataset.scale
+
+
+@pytest.mark.parametrize("way", ["fixed", "dynamic"])
+def test_binarized_pixels_are_white_with_their_grey_level(digits, way):
+    drawn = data.load("digits", binarized=way)
+    assert (drawn.binarized, drawn.scale, drawn.image) == (way, digits.scale, digits.image)
+    for split in data.SPLITS:
+        grey, white = levels(digits, split), levels(drawn, split)
+        assert drawn.images[split].dtype == np.uint8
+        assert set(np.unique(white)) == {0, 1}
+        # black stays black, and white stays white
+        assert (white[grey == 0] == 0).all()
+        assert (white[grey == 1] == 1).all()
+        for level in np.unique(grey[(grey > 0) & (grey < 1)]):
+            at = white[grey == level]
+            assert abs(at.mean() - level) < 5 * np.sqrt(level * (1 - level) / at.size)
+        assert np.array_equal(drawn.labels[split], digits.labels[split])
+    if way == "dynamic":
+        assert np.array_equal(drawn.grey, digits.images["train"])
+    else:
+        assert drawn.grey is None
+
+
+def test_binarized_draws_depend_on_the_seed_and_nothing_else():
+    one, again, other = (data.load("digits", seed=seed, binarized="fixed") for seed in (0, 0, 1))
+    dynamic, grey = data.load("digits", binarized="dynamic"), data.load("digits")
+    for split in data.SPLITS:
+        assert np.array_equal(one.images[split], again.images[split])
+        assert np.array_equal(one.images[split], dynamic.images[split])
+    assert one.digest == again.digest
+    assert len({one.digest, other.digest, dynamic.digest, grey.digest}) == 4
+    assert one.reference != grey.reference
+    # splits draw apart: equal images would have equal pixels otherwise
+    assert not np.array_equal(one.images["validation"], one.images["test"])
+
+
+def test_both_domains_are_binarized():
+    drawn = data.load("digits", pair="digits", binarized="fixed")
+    assert set(np.unique(drawn.second("train"))) == {0, drawn.scale}
+
+
+def test_what_cannot_be_binarized_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"data.binarized=static: allowed are fixed, dynamic, and null"):
+        data.load("digits", binarized="static")
+    table = tmp_path / "table.csv"
+    np.savetxt(table, np.random.default_rng(0).normal(size=(100, 3)), delimiter=",", header="a,b,c", comments="")
+    with pytest.raises(ValueError, match=r"data.binarized=fixed: vectors has vectors"):
+        data.load("vectors", path=str(table), binarized="fixed")

@@ -66,6 +66,7 @@ SENSE = {
     "data.batch_size": ["32"],
     "data.hidden": ["[16]", "[]"],
     "data.critic_hidden": ["[16]"],
+    "data.binarized": ["fixed", "dynamic", "null"],
     "data.pair": ["digits", "mnist", "null"],
     "data.weights": ["1", "{grid: [1, 2]}", "{per: model, default: 1}"],
     "data.weight_ranges": ["{loguniform: [0.1, 1]}", "{per: model, default: {uniform: [0, 1]}}"],

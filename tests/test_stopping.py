@@ -14,11 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import CPU
 from helpers import CLOCK, Driver, member, only_run, reports_of
 from test_tuning import STUDY, check_same
 
 from gimtune import analysis
+from gimtune.data.binarized import binarized
 from gimtune.interruption import Interrupted, Interruption
+from gimtune.metrics import Evaluation
 from gimtune.results.store import Store
 from gimtune.training import run
 
@@ -40,6 +43,15 @@ def told(rows):
 @pytest.fixture(scope="module")
 def undisturbed(small, tmp_path_factory):
     return told(run(PACK, small, tmp_path_factory.mktemp("undisturbed")))
+
+
+def test_pixels_drawn_in_training_are_drawn_again_where_a_pack_was_stopped(small, tmp_path):
+    drawn = Evaluation(binarized(small.data.dataset, "dynamic", 0), small.network, CPU)
+    whole, rows = told(run(PACK, drawn, tmp_path / "whole")), []
+    while not rows or any(row["status"] != "done" for row in rows[-1]):
+        count = itertools.count(1)
+        rows += run(PACK, drawn, tmp_path / "stopped", stopping=lambda count=count: next(count) > 3)
+    assert told(rows) == whole
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 7])

@@ -16,10 +16,12 @@ from torch.func import vmap
 
 from gimtune.algebra.objective import batches, slice_noise
 from gimtune.algebra.priors import PRIORS
+from gimtune.data.binarized import binarized
 from gimtune.metrics import Evaluation
 from gimtune.study.opened import opened
 from gimtune.training import Pack, pack_name, run, save
 from gimtune.training.adam import Adam
+from gimtune.training.device import Resident
 from gimtune.vocabulary import LATE, METRICS, Member, Status
 
 CRITIC = (("latent", "js", 1.0),)
@@ -459,3 +461,28 @@ def test_a_member_that_cannot_be_measured_leaves_the_others_alone(small, tmp_pat
     assert [row["status"] for row in rows[-1]] == ["done", "done"]
     for row, whole in zip(rows[-1], (expected[0], expected[2]), strict=True):
         assert numbers(row) == numbers(whole)
+
+
+# Pixels that training draws
+
+
+def test_minibatches_are_drawn_anew_from_their_grey_levels(small):
+    binary = Resident(binarized(small.data.dataset, "dynamic", 0), CPU)
+    pack, index = Pack(several(2), binary), torch.arange(7)
+    images, levels = binary.training(pack.objective), small.data.scaled("train", index)
+    draws = torch.stack([binary.minibatch(images, index, 0, epoch, 3) for epoch in range(400)])
+    assert set(draws.unique().tolist()) == {0, 1}
+    assert torch.equal(draws[5], binary.minibatch(images, index, 0, 5, 3))
+    assert not torch.equal(draws[5], binary.minibatch(images, index, 0, 5, 4))
+    error = (levels * (1 - levels) / len(draws)).sqrt()
+    assert ((draws.mean(0) - levels).abs() <= 5 * error).all()
+    # what is measured stays as it was drawn once
+    assert torch.equal(binary.images["train"], torch.from_numpy(binary.dataset.images["train"]))
+
+
+def test_members_of_a_pack_see_the_same_draws(small):
+    binary = Evaluation(binarized(small.data.dataset, "dynamic", 0), small.network, CPU)
+    members = several(2)
+    pack = trained(members, binary, 3)
+    assert largest_difference(trained(members[1:], binary, 3).one(0), pack.one(1)) < 2e-4
+    assert largest_difference(trained(members[1:], small, 3).one(0), pack.one(1)) > 1e-3

@@ -10,6 +10,7 @@ from typing import Any
 
 from gimtune import parts
 from gimtune.data import digits, idx, kept, own, published, tables, vision  # noqa: F401 - they register themselves
+from gimtune.data.binarized import binarized as made_binary
 from gimtune.data.dataset import DATASETS, SPLITS, WHERE, Dataset, from_splits, malformed, parted, stratified
 from gimtune.data.idx import find
 
@@ -31,12 +32,13 @@ __all__ = [
 ]
 
 
-def load(name: str, seed: int = 0, pair: str | None = None, **options: Any) -> Dataset:
+def load(name: str, seed: int = 0, pair: str | None = None, binarized: str | None = None, **options: Any) -> Dataset:
     """A data set in its splits.
 
     Args:
         seed: of the splits.
         pair: data set of the second domain; by default this one's images, turned and inverted.
+        binarized: how pixels are made black or white, in both domains (`gimtune.data.binarized`); null: they are not.
         options: those of the data set; where it does not take ``root`` or ``download``, they do no harm. ``content``
             is the digest that it should have.
 
@@ -47,7 +49,8 @@ def load(name: str, seed: int = 0, pair: str | None = None, **options: Any) -> D
     if name not in DATASETS:
         raise ValueError(f"data.name={name!r}: {parts.allowed(name, DATASETS)}")
     if pair is not None and pair != name:
-        other, own = load(pair, seed, **_where(options)), load(name, seed, **options)
+        other = load(pair, seed, binarized=binarized, **_where(options))
+        own = load(name, seed, binarized=binarized, **options)
         if other.image != own.image:
             raise ValueError(f"data.pair={pair}: its images are {other.image}, those of {name} {own.image}")
         return replace(own, other=other.images, digest=f"{own.digest}-{other.digest}")
@@ -72,7 +75,7 @@ def load(name: str, seed: int = 0, pair: str | None = None, **options: Any) -> D
         _check(name, made)
     if content is not None and content != made.digest:
         raise ValueError(f"data={name}: its content is not what it was ({made.digest} in place of {content})")
-    return made
+    return made if binarized is None else made_binary(made, binarized, seed)
 
 
 def _check(name: str, made: Dataset) -> None:

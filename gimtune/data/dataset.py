@@ -57,6 +57,8 @@ class Dataset:
         digest: of the content and of the split.
         other: images of another data set that stand for the second domain; see `second`.
         targets: names of the columns of labels.
+        binarized: how pixels were made black or white, where they were (`gimtune.data.binarized`).
+        grey: training images before they were, where a training draws its own from them.
         notes: what a user should know of how it was read.
     """
 
@@ -68,6 +70,8 @@ class Dataset:
     other: Mapping[str, NDArray[np.uint8]] | None = None
     targets: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    binarized: str | None = None
+    grey: NDArray[np.uint8] | None = None
 
     @property
     def image(self) -> tuple[int, int, int]:

@@ -49,5 +49,6 @@ def log_px(view: View) -> Estimate:
     index = torch.linspace(0, count - 1, min(count, IMAGES), device=view.data.device).round().long()
     posterior = Posterior(*(part[index] for part in view.posterior))
     values = importance(view, view.images[index], posterior, view.random("log_px"))
-    grey = "" if view.objective.likelihood.density else "cross-entropy of grey values: comparable with itself alone"
+    density = view.objective.likelihood.density or view.data.dataset.binarized is not None
+    grey = "" if density else "cross-entropy of grey values: comparable with itself alone"
     return Estimate(float(values.mean()), float(values.std() / math.sqrt(len(values))), estimator=grey)

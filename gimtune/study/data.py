@@ -23,7 +23,8 @@ def load_data(config: Config) -> Dataset:
     where = config.data
     try:
         return datasets.load(
-            where.name, where.seed, where.pair, root=where.root, download=where.download, **where.options
+            *(where.name, where.seed, where.pair, where.binarized),
+            **{"root": where.root, "download": where.download, **where.options},
         )
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from None

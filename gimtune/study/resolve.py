@@ -368,7 +368,8 @@ def _where(config: Config) -> dict[str, Any]:
 def _data(config: Config) -> dict[str, Any]:
     """A data set's options, and what of one's own images tells them from others in the same place."""
     content = data.content(config.data.name, config.data.seed, **_where(config))
-    return {**config.data.options, **({} if content is None else {"content": content})}
+    drawn = {} if config.data.binarized is None else {"binarized": config.data.binarized}
+    return {**config.data.options, **drawn, **({} if content is None else {"content": content})}
 
 
 @cache

@@ -77,6 +77,9 @@ class Data(_Open):
     fid_features: str = Field(description="default of metrics.fid_features")
     likelihood: str = Field(default="bernoulli", description="what studies give all models, so that they compare")
     pair: str | None = Field(description="second domain of a domain prior; null: the images turned and inverted")
+    binarized: Literal["fixed", "dynamic"] | None = Field(
+        default=None, description="pixels drawn black or white: once, or in training at every minibatch; null: grey"
+    )
     weights: Any = Field(description="default of space.weight: from no effect to collapse on this data")
     weight_ranges: Any = Field(description="the same, as ranges to search")
     restriction_weights: Any = Field(description="the same for single restrictions (space.restriction)")
@@ -123,9 +126,7 @@ class Metrics(_Section):
     )
     features_file: str | None = Field(default=None, description="program of torch.export (.pt2), for exported")
     inception_weights: str | None = Field(description="file or address of the Inception weights; null: pytorch-fid's")
-    fid_samples: Annotated[int, Field(ge=2)] = Field(
-        description="images generated for a distance from those of the split"
-    )
+    fid_samples: Annotated[int, Field(ge=2)] = Field(description="images generated for a distance from a split's")
     ruler: Literal["end", "always", "never"] = Field(
         description="when fresh networks measure divergences and information: as a member ends, always or never"
     )

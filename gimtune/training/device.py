@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gimtune.algebra.objective import Constants, Objective
+from gimtune.algebra.seeds import generator
 from gimtune.data import Dataset
 from gimtune.results import environment
 from gimtune.vocabulary import Member
@@ -60,6 +61,7 @@ class Resident:
     Attributes:
         dataset: the arrays that it was made of.
         images: by split, uint8 (n, *image), on the device.
+        grey: of training images the grey levels that they were drawn from, where a training draws its own.
         labels: by split, int64 (n,), on the CPU.
     """
 
@@ -68,6 +70,7 @@ class Resident:
         self.image, self.scale, self.classes = dataset.image, dataset.scale, dataset.classes
         self.vectors = dataset.vectors
         self.images = {split: _tensor(a).to(device) for split, a in dataset.images.items()}
+        self.grey = None if dataset.grey is None else _tensor(dataset.grey).to(device)
         self.labels = {split: _tensor(a) for split, a in dataset.labels.items()}
         self._domains: dict[tuple[str, str], Tensor] = {}
 
@@ -77,8 +80,16 @@ class Resident:
 
     def training(self, objective: Objective) -> Tensor:
         """The images that a model is trained on, unscaled: all, or the first domain's half."""
-        images = self.images["train"]
+        images = self.images["train"] if self.grey is None else self.grey
         return images[: self.dataset.first_half] if objective.prior.images else images
+
+    def minibatch(self, images: Tensor, index: Tensor, *key: int) -> Tensor:
+        """Of `training`'s images those at ``index`` in [0, 1]; where it draws them, the same for the same key."""
+        levels = images[index] / self.scale
+        if self.grey is None:
+            return levels
+        drawn = torch.rand(levels.shape, generator=generator(self.device, "binarized", *key), device=self.device)
+        return (drawn < levels).to(levels.dtype)
 
     def constants(self, objective: Objective, member: Member, split: str) -> Constants:
         """A member's constants; where its prior is made of images, those of the split's second domain."""

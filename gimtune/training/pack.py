@@ -137,7 +137,7 @@ class Pack:
             Whether it came to its end; `diverged` then finds members that are lost.
         """
         started = time.perf_counter()
-        images, scale = self.data.training(self.objective), self.data.scale
+        images = self.data.training(self.objective)
         # as many minibatches for every model: half a data set is gone through twice
         count = len(self.data.images["train"])
         parts = batches(count, self.batch_size)
@@ -155,8 +155,9 @@ class Pack:
             for player in self.objective.players:
                 # a player with more steps sees the minibatches that come next
                 for j in range(i, i + player.steps):
-                    part = parts[j % len(parts)]
-                    x, draws = images[order[part]] / scale, slice_noise(noise, part, j % len(parts))
+                    k = j % len(parts)
+                    x = self.data.minibatch(images, order[parts[k]], self.shuffle_seed, self.epoch, k)
+                    draws = slice_noise(noise, parts[k], k)
                     losses, *gradients = self._slopes(player.name, x, draws, standing)
                     self.optimisers[player.name].descend(gradients)
                     self._finite &= losses.isfinite()
