@@ -112,15 +112,20 @@ def _drawn(figure: Figure, path: Path) -> None:
 
 
 def configurations(points: pd.DataFrame) -> pd.DataFrame:
-    """Of each model, prior and weight the means over seeds, their standard errors (``..._se``), and ``seeds``."""
+    """Of each model, prior and weight the means over seeds, their standard errors (``..._se``), and ``seeds``.
+
+    Where a configuration has one seed, the error is that of its measurement, if that is known.
+    """
     wanted = ["fid", *_SHOWN]
     measured = [key for key in wanted if key in points]
     groups = points.groupby(["model", "prior", "weight"], observed=True)
     means = groups[measured].mean()
-    for key in measured:
-        # of a mean over seeds: seeds alone; what a single seed has is its sampling error, which is in the table kept
-        means[f"{key}_se"] = groups[key].std() / np.sqrt(groups[key].count())
     means["seeds"] = groups.size()
+    for key in measured:
+        # of a mean over seeds: seeds alone
+        error = groups[key].std() / np.sqrt(groups[key].count())
+        own = groups[f"{key}_se"].first() if f"{key}_se" in points else math.nan
+        means[f"{key}_se"] = error.where(means["seeds"] > 1, own)
     return means.reset_index()
 
 
@@ -160,6 +165,7 @@ class Kept:
         self.notes = [note for note in [levelling(self.trials)] if note]
         self.shown = _SHOWN
         means = configurations(self.front.points)
+        self.seeded = bool((means["seeds"] > 1).any())
         self.best = best_weights(means)
         self.published = means[means["weight"] == 1].sort_values("test_fid", ignore_index=True)
 
