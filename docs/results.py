@@ -32,7 +32,7 @@ from gimtune.analysis.tables import CONTEXT, Table, front_table
 from gimtune.analysis.text import number, rounded
 from gimtune.results.load import Study, load
 from gimtune.results.pareto import Front, front
-from gimtune.results.tally import levelling
+from gimtune.results.tally import edges, levelling
 
 FOLDER = ROOT / "docs" / "results"
 #: Columns that say how a row came about at length, and which the run folder keeps.
@@ -162,7 +162,7 @@ class Kept:
         self.front = with_shares(front(self.trials, self.facts["objectives"]), np.random.default_rng(0))
         self.pictures = {key: text for key, text in _FIGURES.items() if (folder / f"{key}.png").is_file()}
         self.data = ", ".join(sorted(self.front.points["data"].unique()))
-        self.notes = [note for note in [levelling(self.trials)] if note]
+        self.notes = [note for note in [levelling(self.trials), edges(self.front.points)] if note]
         self.shown = _SHOWN
         means = configurations(self.front.points)
         self.seeded = bool((means["seeds"] > 1).any())

@@ -19,7 +19,7 @@ from gimtune.results.budget import at_budget
 from gimtune.results.course import Course, Restore
 from gimtune.results.load import load
 from gimtune.results.store import Store
-from gimtune.results.tally import levelling, unlevelled
+from gimtune.results.tally import edges, levelling, unlevelled
 from gimtune.study.composition import load as load_study
 from gimtune.study.resolve import members as members_of
 from gimtune.training import Pack, run
@@ -315,6 +315,25 @@ def test_models_with_members_that_had_not_levelled_off_are_named_worst_first():
     assert unlevelled(trials) == {"aae": (1, 1), "vae": (1, 2)}
     assert levelling(trials).endswith("may move them: aae 1 of 1, vae 1 of 2")
     assert levelling(trials[trials["levelled"] == 1]) == levelling(trials[["model", "status"]]) == ""
+
+
+def test_models_that_are_best_at_the_end_of_their_weights_are_named():
+    def rows(model, fids, prior="normal"):
+        return [(model, prior, weight, fid) for weight, values in fids.items() for fid in values]
+
+    inner = rows("vae", {0.1: [30, 30], 1: [20, 10], 10: [16, 17]})
+    largest = rows("aae", {0.1: [9], 1: [8], 3: [7]})
+    # a mean over seeds: the luckiest seed is elsewhere
+    smallest = rows("wvae", {0.1: [5, 5], 1: [1, 20], 10: [9, 9]})
+    few = rows("ae", {0: [40]}) + rows("two", {1: [3], 2: [4]})
+
+    def told(*found):
+        return edges(pd.DataFrame([row for each in found for row in each], columns=["model", "prior", "weight", "fid"]))
+
+    assert told(inner, few) == edges(pd.DataFrame()) == ""
+    assert told(inner, largest, smallest, few).endswith("better: aae at 3, the largest; wvae at 0.1, the smallest")
+    other = rows("aae", {0.1: [9], 1: [5], 3: [7]}, "laplace")
+    assert told(largest, other).endswith("better: aae with normal at 3, the largest")
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from gimtune.results.budget import at_budget
 from gimtune.results.environment import mixed
 from gimtune.results.load import Study, load, once, pooled
 from gimtune.results.pareto import OBJECTIVES, Front, front, fronts_by
-from gimtune.results.tally import levelling
+from gimtune.results.tally import edges, levelling
 from gimtune.vocabulary import Status
 
 #: A terminal of so many columns has room for metrics beside the objectives.
@@ -146,7 +146,7 @@ def print_front(
     best = with_shares(front(study.trials, objectives, only=only), np.random.default_rng(0))
     if study.older:
         console.print(Text(f"note: {study.older}"), soft_wrap=True)
-    for note in filter(None, (levelling(study.trials), mixed(best.points, study.meta))):
+    for note in filter(None, (levelling(study.trials), edges(best.points), mixed(best.points, study.meta))):
         console.print(Text(f"note: {note}"), soft_wrap=True)
     # what varies beside takes the room of the context
     context = CONTEXT if console.width >= _WIDE + 12 * len(study.varied) else ()

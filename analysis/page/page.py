@@ -37,7 +37,7 @@ from gimtune.analysis.text import number, plain, short
 from gimtune.results.environment import mixed
 from gimtune.results.load import Study, once, pooled, text_file
 from gimtune.results.pareto import OBJECTIVES, Front, front, fronts_by
-from gimtune.results.tally import levelling
+from gimtune.results.tally import edges, levelling
 from gimtune.vocabulary import Status
 
 #: Rows of a table.
@@ -151,7 +151,7 @@ def _facts(best: Front, trials: pd.DataFrame, runs: Sequence[Study]) -> list[str
     if collapsed := int(best.points["collapsed"].sum()):
         facts.append(f"{collapsed:,} with a collapsed posterior (I below .5 nats): no trade-off, whatever the numbers")
     meta = {key: value for study in runs for key, value in study.meta.items()}
-    facts += filter(None, (levelling(trials), mixed(best.points, meta)))
+    facts += filter(None, (levelling(trials), edges(best.points), mixed(best.points, meta)))
     for study in runs:
         if study.older:
             facts.append(f"{study.run.name}: {study.older}")

@@ -153,6 +153,24 @@ def levelling(trials: pd.DataFrame) -> str:
     return f"still improving when their budget ended, so that more epochs may move them: {told}"
 
 
+def edges(points: pd.DataFrame) -> str:
+    """Models that generate best at the end of the weights that were tried, in a sentence; empty where there are none.
+
+    Of three weights or more, by the FID on the validation split, a mean over seeds: of each model and prior.
+    """
+    keys = ["model", "prior", "weight"]
+    means = points.reindex(columns=[*keys, "fid"]).groupby(keys, observed=True)["fid"].mean().dropna().reset_index()
+    found, several = [], means["prior"].nunique() > 1  # noqa: PD101 - several, not constant
+    for _, along in means.groupby(["model", "prior"], observed=True):
+        best, weights = along.sort_values("fid").iloc[0], along["weight"]
+        if len(along) > 2 and best["weight"] in (weights.min(), weights.max()):
+            which = "smallest" if best["weight"] == weights.min() else "largest"
+            of = f" with {best['prior']}" if several else ""
+            found.append(f"{best['model']}{of} at {best['weight']:g}, the {which}")
+    told = "; ".join(found)
+    return f"generate best at the end of their weights, so that others may be better: {told}" if found else ""
+
+
 def span(seconds: float) -> str:
     """A duration for people.
 
