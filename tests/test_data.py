@@ -176,6 +176,7 @@ def test_binarized_pixels_are_white_with_their_grey_level(digits, way):
         assert np.array_equal(drawn.labels[split], digits.labels[split])
     if way == "dynamic":
         assert np.array_equal(drawn.grey, digits.images["train"])
+        assert drawn.nbytes == digits.nbytes + digits.images["train"].nbytes
     else:
         assert drawn.grey is None
 

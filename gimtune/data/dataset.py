@@ -102,6 +102,14 @@ class Dataset:
         """Whether its images are files of this machine, and take no memory that is a process' own."""
         return isinstance(self.images, Mapped)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of its images: those of a second domain and those that training draws from too."""
+        sets = [self.images, self.other or {}]
+        return sum(array.nbytes for own in sets for array in own.values()) + (
+            0 if self.grey is None else self.grey.nbytes
+        )
+
     def carried(self) -> Dataset:
         """The same with arrays in place of files, to be sent to machines that do not have them."""
         other = None if self.other is None else dict(self.other)

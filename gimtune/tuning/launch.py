@@ -272,7 +272,7 @@ def _run(plan: Plan, run: Path, store: Store, console: Console, interruption: In
     from gimtune.tuning.trackers import trackers
     from gimtune.tuning.trainable import GimTrial
 
-    size = 0 if data.mapped else sum(array.nbytes for array in data.images.values())
+    size = 0 if data.mapped else data.nbytes
     with interruption.shielded(connected(config, size)) as where:
         farewell = partial(_say_how_to_go_on, config, run, console)
         stopping = Stopping(interruption, run, _DRIVER, config.stop.grace, console, farewell)

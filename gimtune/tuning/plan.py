@@ -82,7 +82,7 @@ class Plan:
     def room(self) -> int | None:
         """Bytes that a worker's members may take of a GPU, where it is one of this machine's."""
         total = _memory(self.config, self.address)
-        return share(self.config.resources.gpu, total, _bytes(self.data)) if total else None
+        return share(self.config.resources.gpu, total, self.data.nbytes) if total else None
 
     @property
     def device(self) -> str:
@@ -124,7 +124,7 @@ def preflight(config: Config) -> Plan:
     data = load_data(config)
     check_data(config, data, planned, kept)
     memory = _memory(config, address)
-    room = share(config.resources.gpu, memory, _bytes(data)) if memory else None
+    room = share(config.resources.gpu, memory, data.nbytes) if memory else None
     if run:
         listed = _packs_of(run, planned)
         notes = (*notes, *changes(config, run, data.digest), *missing(run, listed))
@@ -137,7 +137,7 @@ def preflight(config: Config) -> Plan:
     listed = packed(planned)
     if memory:
         try:
-            check_share(listed, data.image, config.resources.gpu, memory, _bytes(data))
+            check_share(listed, data.image, config.resources.gpu, memory, data.nbytes)
         except ValueError as error:
             raise ConfigError(str(error)) from None
     ordered = tuple(member for pack in listed for member in pack)
@@ -152,10 +152,6 @@ def _memory(config: Config, address: str | None) -> int:
     if not config.resources.gpu or address is not None:
         return 0
     return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
-
-
-def _bytes(data: Dataset) -> int:
-    return sum(images.nbytes for images in data.images.values())
 
 
 def to_go(config: Config, run: Path) -> int:
