@@ -129,7 +129,7 @@ BAD = [
     (["resume=x", "budget.epochs=3"], "budget.epochs=3", "with resume"),
     (["storage_path=/proc/nowhere"], "storage_path=/proc/nowhere", ""),
     (["space.weight"], "space.weight", "key=value"),
-    (["space.weight=0.1,1"], "space.weight=0.1,1", "{grid: [a, b]}"),
+    (["space.weight=0.1,1"], "space.weight=0.1,1", "space.weight={grid: [0.1,1]}"),
     (["space.prior={name: mixture, components: 10.5}", "model=vae"], "space.prior.components=10.5", "whole number"),
     (["space.likelihood={grid: [[bernoulli]]}"], "space.likelihood=['bernoulli']", "gaussian"),
     (["space.latent_dim=1000000000"], "space.latent_dim=1000000000", "<= 4096"),

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -174,3 +175,29 @@ def test_a_plug_in_where_one_stands_hides_nothing(tmp_path, monkeypatch):
     assert (
         shadow() == f"{tmp_path / 'queue.py'}: it hides the module queue; rename it, or start gimtune in another folder"
     )
+
+
+@pytest.mark.parametrize(("typed", "form"), [
+    ("models=vae,aae", "models=[vae,aae]"),
+    ("plugins=a,b", "plugins=[a,b]"),
+    ("network.hidden=32,16", "network.hidden=[32,16]"),
+    ("space.weight=1,2", "space.weight={grid: [1,2]}"),
+])  # fmt: skip
+def test_values_with_commas_are_told_how_they_are_written(typed, form, capsys):
+    """NVIDIA/cloudai 557: Hydra takes commas for a sweep."""
+    assert main([typed, "dry_run=true"]) == 2
+    assert capsys.readouterr().err.strip() == f"{typed}: several values are written '{form}'"
+
+
+@pytest.mark.parametrize(
+    ("key", "study"), [("resume", []), ("reuse", TINY), ("search.warm_start", ["study=search", "search=tpe"])]
+)
+@pytest.mark.parametrize("above", [1, 2])
+def test_a_folder_above_a_run_names_the_runs_in_it(killed_run, tmp_path, capsys, key, study, above):
+    """ray-project/ray 36062 and 30950: the folder of all results, in the place of one of them, began another study."""
+    run = tmp_path / "results" / "tradeoff" / "20261129-000000"
+    shutil.copytree(killed_run, run)
+    place = run.parents[above - 1]
+    assert main([*study, f"{key}={place}"]) == 2
+    assert "no run folder (it needs " in (told := capsys.readouterr().err)
+    assert told.strip().endswith(f"; runs in it: {run}")

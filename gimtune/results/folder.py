@@ -48,6 +48,16 @@ def _placed(places: Sequence[Path], fill: Callable[[Path], None]) -> Path | None
     return None
 
 
+def absent(run: Path, needs: str = "study.db") -> str:
+    """That a folder is no run, in words, and which runs are in it, the newest last."""
+    inside = sorted((path.parent for depth in ("*", "*/*") for path in run.glob(f"{depth}/study.db")), key=_stamp)[-3:]
+    return f"no run folder (it needs {needs})" + (f"; runs in it: {', '.join(map(str, inside))}" if inside else "")
+
+
+def _stamp(run: Path) -> str:
+    return run.name
+
+
 @contextmanager
 def held(run: Path) -> Iterator[bool]:
     """Hold a run folder against a second driver; whether it could be. The kernel lets go of it when this one dies."""

@@ -13,6 +13,7 @@ import pandas as pd
 import yaml
 
 from gimtune.results.constraints import marked, stated
+from gimtune.results.folder import absent
 from gimtune.results.pareto import OBJECTIVES
 from gimtune.results.store import EARLIER, RENAMED, Store
 from gimtune.results.varied import varied, with_varied
@@ -98,10 +99,7 @@ def load(run: Path | str, *, reports: bool = True) -> Study:
     run = Path(run)
     path = run / "study.db"
     if not path.is_file():
-        inside = ", ".join(str(p.parent) for p in sorted(run.glob("*/study.db"))[-3:])
-        raise FileNotFoundError(
-            f"{run}: no run folder (it has no study.db)" + (f"; runs in it: {inside}" if inside else "")
-        )
+        raise FileNotFoundError(f"{run}: {absent(run)}")
     try:
         with Store(path) as store:
             trials, meta = store.trials(), {str(key): str(value) for key, value in store.meta.items()}

@@ -14,7 +14,7 @@ import yaml
 from gimtune.results.backup import damage
 from gimtune.results.carry import carry
 from gimtune.results.environment import mixed
-from gimtune.results.folder import make_at, relative
+from gimtune.results.folder import absent, make_at, relative
 from gimtune.results.load import load, settings, text_file
 from gimtune.results.same import values
 from gimtune.results.store import FORMAT, Row, Store
@@ -79,7 +79,7 @@ def merge(runs: Sequence[Path], out: Path) -> list[str]:
 
 def _read(run: Path) -> _Run:
     if not (run / "study.db").is_file():
-        raise ValueError(f"{run}: no run folder (it needs study.db)")
+        raise ValueError(f"{run}: {absent(run)}")
     if why := damage(run / "study.db"):
         raise ValueError(f"{run}: study.db is damaged ({why}); python -m gimtune repair {run} makes it anew")
     with Store(run / "study.db") as store:

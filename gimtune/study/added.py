@@ -14,6 +14,7 @@ from gimtune.metrics import MEASURES, Evaluation
 from gimtune.metrics.measures import Measure
 from gimtune.parts import allowed
 from gimtune.results.environment import begun_in, fingerprint
+from gimtune.results.folder import absent
 from gimtune.results.store import Store
 from gimtune.study.opened import opened
 from gimtune.training import made_by
@@ -48,7 +49,7 @@ def add(
     """
     path = folder / "study.db"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder}: no run folder (it has no study.db)")
+        raise FileNotFoundError(f"{folder}: {absent(folder)}")
     parts.load(plugins)
     with Store(path, create=True) as store:
         rows = store.trials()

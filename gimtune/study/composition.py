@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gimtune import parts
-from gimtune.results import mirror
+from gimtune.results import folder, mirror
 from gimtune.results.backup import KEPT
 from gimtune.study.messages import ConfigError
 from gimtune.study.reading import read
@@ -47,7 +47,7 @@ def load(arguments: Sequence[str]) -> Config:
     if config.resume is None:
         # a run that was begun has taken in what it starts from, which may be gone by now
         if (start := config.search.warm_start) is not None and not (Path(start) / "study.db").is_file():
-            raise ConfigError(f"search.warm_start={start}: no run folder (it needs study.db)")
+            raise ConfigError(f"search.warm_start={start}: {folder.absent(Path(start))}")
         return _placed(config)
     others = [a for a in arguments if not re.match(r"(resume|across|dry_run|(ray|stop)\.\w+)=", a)]
     if others:
@@ -138,11 +138,9 @@ def reopened(run: Path, results: bool = True) -> Config:
     """
     path = run / "config.yaml"
     if path.is_file() and not (run / "study.db").is_file() and any((run / name).is_file() for name in KEPT) and results:
-        raise ConfigError(
-            f"resume={run}: study.db is gone; python -m gimtune repair {shlex.quote(str(run))} makes it anew"
-        )
+        raise ConfigError(f"resume={run}: study.db is gone; python -m gimtune repair {shlex.quote(str(run))} makes it")
     if not path.is_file() or (results and not (run / "study.db").is_file()):
-        raise ConfigError(f"resume={run}: no run folder (it needs config.yaml and study.db)")
+        raise ConfigError(f"resume={run}: {folder.absent(run, 'config.yaml and study.db')}")
     try:
         content = read(path)
     except yaml.YAMLError as error:
@@ -205,7 +203,9 @@ def _parsed(argument: str) -> Any:
     if override is None or not override.key_or_group:
         raise ConfigError(f"{argument}: cannot be read; write key=value, and quote mappings: 'key={{grid: [1, 2]}}'")
     if override.is_sweep_override():
-        raise ConfigError(f"{argument}: several values are written as a space: 'KEY={{grid: [a, b]}}'")
+        key, values = override.key_or_group, argument.partition("=")[2]
+        form = f"{key}={{grid: [{values}]}}" if key.startswith("space.") else f"{key}=[{values}]"
+        raise ConfigError(f"{argument}: several values are written '{form}'")
     return override
 
 

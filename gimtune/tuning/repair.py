@@ -30,7 +30,7 @@ def repair(run: Path) -> list[str]:
     """
     path = run / "study.db"
     if not (run / "config.yaml").is_file():
-        raise ConfigError(f"repair {run}: no run folder (it needs config.yaml)")
+        raise ConfigError(f"repair {run}: {folder.absent(run, 'config.yaml')}")
     with folder.held(run) as alone:
         if not alone:
             raise ConfigError(f"repair {run}: a driver is at work on this run folder")

@@ -21,6 +21,7 @@ from gimtune.metrics import features
 from gimtune.results import environment
 from gimtune.results.backup import damage
 from gimtune.results.carry import carry_features
+from gimtune.results.folder import absent
 from gimtune.results.same import LASTING, apart
 from gimtune.results.store import FORMAT, Row, Store
 from gimtune.study.composition import here
@@ -109,7 +110,7 @@ def _offer(named: str, run: Path, left: Mapping[str, Member], data: Dataset) -> 
         ConfigError: it is no run folder, or cannot be read.
     """
     if not (run / "study.db").is_file():
-        raise ConfigError(f"reuse={named}: no run folder (it needs study.db)")
+        raise ConfigError(f"reuse={named}: {absent(run)}")
     if why := damage(run / "study.db"):
         raise ConfigError(f"reuse={named}: study.db is damaged ({why}); python -m gimtune repair {named} makes it anew")
     try:
