@@ -325,7 +325,7 @@ def test_tampered_store_is_a_clear_error(run: Path, statement: str, capsys: pyte
 
 
 def test_no_run_folder_and_broken_file(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no study\.db"):
+    with pytest.raises(FileNotFoundError, match=r"no run folder \(it needs study\.db\)"):
         load(run / "nowhere")
     with pytest.raises(FileNotFoundError, match=f"runs in it: {run}"):
         load(run.parent)

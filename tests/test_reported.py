@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -56,11 +57,12 @@ def test_a_folder_too_deep_for_rays_sockets_is_refused(key, tmp_path, monkeypatc
 
 def test_a_folder_for_rays_files_that_is_anothers_is_refused(tmp_path, monkeypatch, capsys):
     """ray-project/ray 4593: who starts Ray first on a shared machine owns its folder."""
-    place = tmp_path.parent / "t"
-    place.mkdir(exist_ok=True)
-    (place / "ray").write_text("in the way, for root too")
-    monkeypatch.setenv("RAY_TMPDIR", str(place))
-    code, text = said([f"storage_path={tmp_path}"], capsys)
+    # pytest's own folders may be too deep for Ray's sockets, which is another refusal
+    with tempfile.TemporaryDirectory() as made:
+        place = Path(made)
+        (place / "ray").write_text("in the way, for root too")
+        monkeypatch.setenv("RAY_TMPDIR", made)
+        code, text = said([f"storage_path={tmp_path}"], capsys)
     assert code == 2
     assert f"RAY_TMPDIR={place}: {place / 'ray'} cannot be written to" in text
 
