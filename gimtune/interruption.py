@@ -72,8 +72,7 @@ class Interruption:
         """A context whose entry starts processes that signals to the whole group, and of a closed terminal, are to
         spare: the program ends them in order. Signals meanwhile come when it is entered, whatever handlers it has set.
         """
-        # Ray takes the handler of SIGTERM away as it ends, without Python's knowledge
-        with self._kept(), ExitStack() as stack:
+        with ExitStack() as stack:
             signal.pthread_sigmask(signal.SIG_BLOCK, _SPARED)  # which processes inherit
             try:
                 entered = stack.enter_context(begun)
@@ -87,13 +86,6 @@ class Interruption:
                 self.install()
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _SPARED)
             yield entered
-
-    @contextmanager
-    def _kept(self) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            self.install()
 
     @property
     def code(self) -> int:

@@ -150,19 +150,6 @@ def test_a_signal_that_a_thread_takes_while_ray_starts_is_a_first_interrupt(fore
         pass
 
 
-def test_a_handler_that_a_library_takes_away_as_it_ends_is_there_again(foreground):
-    @contextmanager
-    def begun():
-        yield
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    with Interruption() as interruption:
-        with interruption.shielded(begun()):
-            pass
-        with pytest.raises(Interrupted):
-            signal.raise_signal(signal.SIGTERM)
-
-
 @contextmanager
 def leaving():
     sys.exit("another reason")
@@ -253,6 +240,33 @@ def test_a_signal_to_the_whole_group_spares_ray_and_nothing_is_lost(drive, whole
     again = drive(tmp_path, f"resume={run_folder}")
     assert again.wait() == 0, again.said()
     check_same(run_folder, only_run(whole))
+
+
+#: A signal that comes when this process has left Ray, whose processes are then waited for.
+LEAVING = """
+import os, signal, sys
+if sys.orig_argv[1:3] == ["-m", "gimtune"]:
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    from ray._private.node import Node
+    kill_all = Node.kill_all_processes
+    def kill_all_processes(self, *arguments, **options):
+        open("sent", "w").close()
+        os.kill(os.getpid(), signal.SIGTERM)
+        return kill_all(self, *arguments, **options)
+    Node.kill_all_processes = kill_all_processes
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_while_ray_ends_is_one_that_came_too_late(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(LEAVING)
+    driver = Driver(tmp_path, *STUDY, "budget.epochs=2", "ray.dashboard=false", path=tmp_path)
+    try:
+        assert driver.wait() == 0, driver.said()
+    finally:
+        driver.end()
+    assert (tmp_path / "sent").exists()
+    assert (only_run(tmp_path) / "report.html").is_file()
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,13 @@ def secure_token(make: bool = True) -> None:
 
 
 @contextmanager
-def joined(config: Config, address: str, folder: Path) -> Iterator[None]:
+def joined(config: Config, address: str, folder: Path, kept: Callable[[], None]) -> Iterator[None]:
     """A running cluster, for the time of a study, once it is known to serve: before anything of a run is written.
 
     Args:
         address: ``HOST:PORT``, or ``auto``.
         folder: is to be shared by all of its nodes.
+        kept: installs handlers of signals, since Ray takes that of SIGTERM away as it ends, without Python's knowledge.
 
     Raises:
         ConfigError: no cluster answers there, it does not let us in, no node has what a trial asks for, or a node does
@@ -86,12 +87,15 @@ def joined(config: Config, address: str, folder: Path) -> Iterator[None]:
         check_shared(config, folder, alive, [path for path in files if path and "://" not in path])
         yield
     finally:
-        ray.shutdown()
+        _shut_down(kept)
 
 
 @contextmanager
-def connected(config: Config, data_bytes: int) -> Iterator[str]:
+def connected(config: Config, data_bytes: int, kept: Callable[[], None]) -> Iterator[str]:
     """Ray, joined before or started here; yields one line for the user on where to look.
+
+    Args:
+        kept: as of `joined`.
 
     Raises:
         ConfigError: no port is free for the dashboard, or Ray counts fewer processors than the machine has.
@@ -119,7 +123,22 @@ def connected(config: Config, data_bytes: int) -> Iterator[str]:
         check_machine(config, [(n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0)) for n in _alive()])
         yield _look(context.dashboard_url)
     finally:
-        ray.shutdown()
+        _shut_down(kept)
+
+
+def _shut_down(kept: Callable[[], None]) -> None:
+    """End Ray, with ``kept`` called when this process has left it, and before its processes are waited for."""
+    node = ray._private.worker._global_node
+    if node is not None:
+        kill = node.kill_all_processes
+
+        def killed(*arguments: Any, **options: Any) -> Any:
+            kept()
+            return kill(*arguments, **options)
+
+        node.kill_all_processes = killed
+    ray.shutdown()
+    kept()
 
 
 def _started(**options: Any) -> Any:

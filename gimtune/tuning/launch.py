@@ -70,7 +70,7 @@ def _launch(plan: Plan, console: Console, finish: Callable[[Path], int], interru
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     stopped, unwritten = None, False
     joins = plan.address and (run is None or to_go(config, run))
-    with _joined(config, str(plan.address), run) if joins else nullcontext():
+    with _joined(config, str(plan.address), run, interruption) if joins else nullcontext():
         interruption.install()
         if run is None:
             run = _new_run(plan)
@@ -179,10 +179,10 @@ def _copied(config: Config, run: Path, console: Console) -> AbstractContextManag
     return mirror.mirrored(run, address, lambda text: console.print(f"note: {text}", **_PLAIN))
 
 
-def _joined(config: Config, address: str, run: Path | None) -> AbstractContextManager[None]:
+def _joined(config: Config, address: str, run: Path | None, interruption: Interruption) -> AbstractContextManager[None]:
     from gimtune.tuning.cluster import joined
 
-    return joined(config, address, run or check_storage(config))
+    return joined(config, address, run or check_storage(config), interruption.install)
 
 
 def _run_and_annotate(plan: Plan, run: Path, console: Console, interruption: Interruption) -> str | None:
@@ -273,7 +273,7 @@ def _run(plan: Plan, run: Path, store: Store, console: Console, interruption: In
     from gimtune.tuning.trainable import GimTrial
 
     size = 0 if data.mapped else data.nbytes
-    with interruption.shielded(connected(config, size)) as where:
+    with interruption.shielded(connected(config, size, interruption.install)) as where:
         farewell = partial(_say_how_to_go_on, config, run, console)
         stopping = Stopping(interruption, run, _DRIVER, config.stop.grace, console, farewell)
         packed = "one pack" if len(plan.packs) == 1 else f"{len(plan.packs)} packs"
