@@ -156,6 +156,7 @@ class Kept:
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
+        self.title = folder.name.replace("_", " ").capitalize().replace("Mnist", "MNIST")
         self.trials = pd.read_parquet(folder / "trials.parquet")
         self.claims = pd.read_csv(folder / "claims.csv").set_index("key")
         self.facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
