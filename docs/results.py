@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,12 +83,17 @@ _FIGURES = {
 
 def _facts(study: Study) -> dict[str, Any]:
     told = json.loads((study.run / "environment.json").read_text(encoding="utf-8"))
-    ended = study.trials["reported"].max()
-    began = pd.Timestamp(told["created"]).timestamp()
+    # a merged run tells of those that it was made of, which ran one after the other
+    runs = sorted(told["merged"].values(), key=_began) if "merged" in told else [told]
+    told, seconds = runs[0], 0.0
+    for run, end in zip(runs, [*map(_began, runs[1:]), math.inf], strict=True):
+        rows = study.trials["reported"]
+        seconds += rows[(rows >= _began(run)) & (rows < end)].max() - _began(run)
+    commands = [shlex.join(w for w in run["command"] if "=" in w and not _of_a_place(w)) for run in runs]
     return {
-        "command": "python -m gimtune " + " ".join(w for w in told["command"] if "=" in w and not _of_a_place(w)),
+        "command": "\n".join(f"python -m gimtune {words}" for words in commands),
         "objectives": {key: str(way) for key, way in study.objectives.items()},
-        "seconds": round(ended - began),
+        "seconds": round(seconds),
         "members": len(study.trials),
         "status": study.trials["status"].value_counts().to_dict(),
         "created": told["created"],
@@ -97,6 +103,10 @@ def _facts(study: Study) -> dict[str, Any]:
         "cpus": told["cpus"],
         "numbers": told["numbers"],
     }
+
+
+def _began(told: Mapping[str, Any]) -> float:
+    return pd.Timestamp(told["created"]).timestamp()
 
 
 def _of_a_place(word: str) -> bool:
