@@ -296,7 +296,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         features = Path(folder) / "features"
         provide(data, cache(), features)
-        with connected(settings, sum(array.nbytes for array in data.images.values())):
+        with connected(settings, data.nbytes):
             for turn in range(arguments.repeats):
                 for name, results in found.items():
                     run = Path(folder) / f"{name.replace(' ', '-')}-{turn}"

@@ -91,7 +91,7 @@ def joined(config: Config, address: str, folder: Path, kept: Callable[[], None])
 
 
 @contextmanager
-def connected(config: Config, data_bytes: int, kept: Callable[[], None]) -> Iterator[str]:
+def connected(config: Config, data_bytes: int, kept: Callable[[], None] | None = None) -> Iterator[str]:
     """Ray, joined before or started here; yields one line for the user on where to look.
 
     Args:
@@ -126,10 +126,12 @@ def connected(config: Config, data_bytes: int, kept: Callable[[], None]) -> Iter
         _shut_down(kept)
 
 
-def _shut_down(kept: Callable[[], None]) -> None:
+def _shut_down(kept: Callable[[], None] | None) -> None:
     """End Ray, with ``kept`` called when this process has left it, and before its processes are waited for."""
-    node = ray._private.worker._global_node
-    if node is not None:
+    if kept is None:
+        ray.shutdown()
+        return
+    if (node := ray._private.worker._global_node) is not None:
         kill = node.kill_all_processes
 
         def killed(*arguments: Any, **options: Any) -> Any:
