@@ -45,6 +45,8 @@ NAMES = {"worker": "ray::GimTrial", "raylet": "raylet", "gcs": "gcs_server"}
 #: Seconds within which a driver without its Ray has ended, and within which nothing of a driver is left.
 ENDS, GONE = 300.0, 120.0
 _MARK = "GIMTUNE_CHAOS"
+#: What Ray says as it ends a process that joins it, where its GCS or raylet has died meanwhile.
+UNJOINED = "Failed to register worker to Raylet"
 
 COMMON = (
     "space.prior=normal",
@@ -244,6 +246,9 @@ def strike(study: Study, whom: str, sign: signal.Signals, rng: random.Random) ->
         study.driver.wait()
         return f"{line}: no end", [f"{line}: the driver had not ended after {ENDS:g} s: {study.said()[-1000:]}"]
     line += f": exit code {code} after {time.monotonic() - started:.1f} s"
+    if whom in NAMES and code == 1 and UNJOINED in study.said():
+        # its C++ ends the process that is joining it, and holds Python still until then: docs/howto/resume.md
+        return f"{line}, by Ray, which was being joined", []
     if sign == signal.SIGTERM or whom in NAMES:
         # a driver that was not killed itself says how to go on, if there is anything to go on with
         said = study.said().strip()

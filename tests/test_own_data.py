@@ -643,7 +643,7 @@ def test_weights_of_a_set_without_a_sweep_go_with_its_pixels(tmp_path):
         return [[w for model, w in found if model == wanted] for wanted in ("beta_vae", "aae")]
 
     # 14 x 14 x 3 of MNIST's 28 x 28: three quarters
-    assert weights() == [[0.075, 0.75, 2.2, 7.5, 22], [0.003, 0.03, 0.3, 1, 3]]
+    assert weights() == [[0.075, 0.75, 2.2, 7.5, 22], [0.003, 0.3, 3, 10, 30]]
     # what a user writes is what is run
     assert weights("space.weight={grid: [0.1, 1]}") == [[0.1, 1], [0.1, 1]]
     drawn = whole_space(load([*asked, "search=random", "space.weight=${data.weight_ranges}"]))["weight"]
