@@ -648,7 +648,7 @@ def test_weights_of_a_set_without_a_sweep_go_with_its_pixels(tmp_path):
     assert weights("space.weight={grid: [0.1, 1]}") == [[0.1, 1], [0.1, 1]]
     drawn = whole_space(load([*asked, "search=random", "space.weight=${data.weight_ranges}"]))["weight"]
     assert drawn["beta_vae"] == {"loguniform": [0.075, 22]}
-    assert drawn["aae"] == {"loguniform": [0.003, 3]}
+    assert drawn["aae"] == {"loguniform": [0.003, 30]}
 
 
 # Features
