@@ -301,6 +301,7 @@ def main() -> None:
                 for name, results in found.items():
                     run = Path(folder) / f"{name.replace(' ', '-')}-{turn}"
                     if name == "gimtune":
+                        run.mkdir()
                         provide(data, features, run / "features")
                         (run / "config.yaml").touch()
                         pack = {"members": [member.to_json()], "trials": [member.trial], "name": member.trial}

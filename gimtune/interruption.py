@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -30,6 +31,21 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number, self.code = number, 128 + number
+
+
+@contextmanager
+def last_word(text: str) -> Iterator[None]:
+    """Another process prints ``text`` where this one ends within the context by what no Python code sees.
+
+    Such are SIGKILL, from a person or a kernel without memory, and libraries that end the process that called them.
+    """
+    # it ends with this process, and not before: not by what is sent to all of a group
+    command = ["sh", "-c", 'trap "" TERM HUP INT USR1; read -r _ || printf "%s\\n" "$0"', text]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as witness:
+        try:
+            yield
+        finally:
+            witness.communicate(b"\n")
 
 
 class Interruption:

@@ -44,9 +44,9 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 NAMES = {"worker": "ray::GimTrial", "raylet": "raylet", "gcs": "gcs_server"}
 #: Seconds within which a driver without its Ray has ended, and within which nothing of a driver is left.
 ENDS, GONE = 300.0, 120.0
+#: Seconds within which the last word on a driver is there.
+SAID = 5.0
 _MARK = "GIMTUNE_CHAOS"
-#: What Ray says as it ends a process that joins it, where its GCS or raylet has died meanwhile.
-UNJOINED = "Failed to register worker to Raylet"
 
 COMMON = (
     "space.prior=normal",
@@ -132,6 +132,23 @@ class Study:
     def said(self) -> str:
         """What the last driver printed."""
         return self._output(len(self.drivers) - 1).read_text()
+
+    def told(self) -> bool:
+        """Whether the last line of the last driver, which has ended, says how to go on."""
+        allowed = ["Interrupted.", f"  python -m gimtune resume={self.place}"] if self.run else ["Interrupted."]
+        end = time.monotonic() + SAID
+        while not (told := self.said().strip().splitlines()[-1:]) or told[0] not in allowed:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
+        return True
+
+    def at_work(self) -> bool:
+        """Whether there are members to go, and the last driver had begun with them."""
+        if "run folder" not in self.said():
+            return False
+        with Store(self.run / "study.db") as store:
+            return not ENDED.issuperset(store.statuses().values())
 
     def unstarted(self) -> bool:
         """Whether the last driver has ended because a busy machine let no Ray start; it is told."""
@@ -246,21 +263,18 @@ def strike(study: Study, whom: str, sign: signal.Signals, rng: random.Random) ->
         study.driver.wait()
         return f"{line}: no end", [f"{line}: the driver had not ended after {ENDS:g} s: {study.said()[-1000:]}"]
     line += f": exit code {code} after {time.monotonic() - started:.1f} s"
-    if whom in NAMES and code == 1 and UNJOINED in study.said():
-        # its C++ ends the process that is joining it, and holds Python still until then: docs/howto/resume.md
-        return f"{line}, by Ray, which was being joined", []
     if sign == signal.SIGTERM or whom in NAMES:
-        # a driver that was not killed itself says how to go on, if there is anything to go on with
-        said = study.said().strip()
-        expected = 143 if sign == signal.SIGTERM else 130
-        allowed = ["Interrupted.", f"  python -m gimtune resume={study.place}"] if study.run else ["Interrupted."]
+        # a driver that was not killed itself says how to go on, if there is anything to go on with;
+        # Ray's C++ ends one that is just joining it with 1, and holds Python still until then: docs/howto/resume.md
+        expected = (143,) if sign == signal.SIGTERM else (130, 1)
         # a signal that comes before the program has read its imports ends it as any program
-        early = whom not in NAMES and code == -sign and not said
-        told = code == expected and said.splitlines()[-1:] and said.splitlines()[-1] in allowed
+        early = whom not in NAMES and code == -sign and not study.said().strip()
         # Ray prints one of its own for each worker that dies
-        trace = whom not in NAMES and "Traceback" in said[printed:]
-        if code != 0 and not early and (trace or not told):
-            return line, [f"{line}: {said[-1000:]}"]
+        trace = whom not in NAMES and "Traceback" in study.said()[printed:]
+        if code != 0 and not early and (trace or code not in expected or not study.told()):
+            return line, [f"{line}: {study.said()[-1000:]}"]
+    elif whom == "driver" and study.at_work() and not study.told():
+        return line, [f"{line}: {study.said()[-1000:]}"]
     return line, []
 
 

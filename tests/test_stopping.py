@@ -165,6 +165,33 @@ def test_what_nohup_ignores_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("os._exit(1)", "begun\nGo on\n  so\n"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "begun\nGo on\n  so\n"),
+        ("os.killpg(0, signal.SIGTERM)", "begun\nGo on\n  so\n"),
+        ("os.kill(witness, signal.SIGTERM); os._exit(1)", "begun\nGo on\n  so\n"),
+        ("os.kill(witness, signal.SIGKILL)", "begun\nended\n"),
+        ("pass", "begun\nended\n"),
+        ("raise SystemExit", "begun\n"),
+    ],
+)
+def test_the_last_word_is_said_where_a_program_cannot_say_it(end, said):
+    program = f"""
+import os, signal, psutil
+from gimtune.interruption import last_word
+with last_word("Go on\\n  so"):
+    print("begun", flush=True)
+    witness = psutil.Process().children()[0].pid
+    {end}
+print("ended")
+"""
+    # what is said is read to its end, so nobody is left who could write
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, capture_output=True, text=True, start_new_session=True, timeout=60).stdout == said
+
+
 #: One interval, and one evaluation: whatever is lost between them is seen. All members train when the signal comes, and
 #: are far from their end.
 LONG = [

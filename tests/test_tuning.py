@@ -109,6 +109,8 @@ def test_a_killed_driver_goes_on_where_it_was(undisturbed, drive, tmp_path):
     driver.process.kill()
     driver.end()
     run = only_run(tmp_path)
+    said = (tmp_path / "output.txt").read_text().splitlines()
+    assert said[-1] == f"  python -m gimtune resume={run.relative_to(tmp_path)}"
     broken = analysis.load(run)
     # half-way: it was neither finished nor hardly begun
     assert 8 <= len(broken.reports) < 24

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from rich.console import Console
 
 from gimtune import parts
-from gimtune.interruption import Interrupted, Interruption
+from gimtune.interruption import Interrupted, Interruption, last_word
 from gimtune.metrics import FEATURES, MEASURES, features
 from gimtune.results import folder, mirror
 from gimtune.results.backup import back_up
@@ -74,7 +73,8 @@ def _launch(plan: Plan, console: Console, finish: Callable[[Path], int], interru
         interruption.install()
         if run is None:
             run = _new_run(plan)
-        with _copied(config, run, console):
+        resumed = f"Go on with:\n  {folder.go_on(_address(config, run) or folder.relative(run))}"
+        with last_word(f"Interrupted. {resumed}"), _copied(config, run, console):
             try:
                 with folder.held(run) as alone:
                     if not alone:
@@ -97,14 +97,9 @@ def _launch(plan: Plan, console: Console, finish: Callable[[Path], int], interru
     if left or unwritten:
         if stopped:
             console.print(f"Stopped by the machine: {stopped}", **_PLAIN)
-        _say_how_to_go_on(config, run, console)
+        what = f"{left} members to go" if left else "its report to write"
+        console.print(f"Interrupted with {what}. {resumed}", **_PLAIN)
     return code
-
-
-def _say_how_to_go_on(config: Config, run: Path, console: Console) -> None:
-    left = to_go(config, run)
-    console.print(f"Interrupted with {f'{left} members to go' if left else 'its report to write'}. Go on with:")
-    console.print(f"  {folder.go_on(_address(config, run) or folder.relative(run))}", **_PLAIN)
 
 
 def _new_run(plan: Plan) -> Path:
@@ -274,8 +269,7 @@ def _run(plan: Plan, run: Path, store: Store, console: Console, interruption: In
 
     size = 0 if data.mapped else data.nbytes
     with interruption.shielded(connected(config, size, interruption.install)) as where:
-        farewell = partial(_say_how_to_go_on, config, run, console)
-        stopping = Stopping(interruption, run, _DRIVER, config.stop.grace, console, farewell)
+        stopping = Stopping(interruption, run, _DRIVER, config.stop.grace, console)
         packed = "one pack" if len(plan.packs) == 1 else f"{len(plan.packs)} packs"
         parts = f"by {config.search.sampler}" if sequential else f"in {packed}"
         console.print(f"{total} members {parts}, run folder {folder.relative(run)}", **_PLAIN)

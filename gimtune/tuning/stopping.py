@@ -57,27 +57,18 @@ class Stopping(Callback):
     """A Tune callback that ends a study on a first signal: packs at the next minibatch, the rest after the grace.
 
     A thread asks the packs, and sees to it that the program ends: where Ray's own processes have ended before it,
-    whoever calls them waits for a minute and is aborted.
+    whoever calls them waits for a minute and is aborted. The thread ends it at once, and `last_word` says how to go on.
 
     Args:
         interruption: of the driver, for the time of Tune's loop.
         run: the run folder.
         driver: as of `Asked`.
         grace: seconds.
-        farewell: says how to go on, where the program is ended from here.
     """
 
-    def __init__(
-        self,
-        interruption: Interruption,
-        run: Path,
-        driver: str,
-        grace: float,
-        console: Console,
-        farewell: Callable[[], None],
-    ) -> None:
+    def __init__(self, interruption: Interruption, run: Path, driver: str, grace: float, console: Console) -> None:
         self._interruption, self._grace, self._console = interruption, grace, console
-        self._path, self._driver, self._farewell = run / _FILE, driver, farewell
+        self._path, self._driver = run / _FILE, driver
         self._path.write_text("")
         self._deadline = math.inf
         self._end: Callable[..., Any] | None = None
@@ -139,7 +130,6 @@ class Stopping(Callback):
                 ray = []
             time.sleep(_EVERY)
         if self._interruption.noted:
-            self._farewell()
             os._exit(self._interruption.code)
 
     def _abandon(self, name: str) -> None:
@@ -151,7 +141,6 @@ class Stopping(Callback):
             self._console.print(
                 f"Stopped by the machine: Ray's process {name} has ended", soft_wrap=True, highlight=False
             )
-            self._farewell()
             os._exit(self._interruption.code)
 
 
