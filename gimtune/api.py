@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from gimtune.algebra.seeds import generator
-from gimtune.metrics.marginal import CODES, importance
+from gimtune.metrics.marginal import importance
 from gimtune.metrics.view import View
 from gimtune.parts import allowed
 from gimtune.study.composition import load as composed
 from gimtune.study.machine import storage
 from gimtune.study.messages import ConfigError
 from gimtune.study.opened import opened
+from gimtune.vocabulary import IMPORTANCE_CODES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -276,7 +277,7 @@ class Trained:
         return self.decode(self.encode(images))
 
     @torch.no_grad()
-    def log_px(self, images: ArrayLike | Tensor, codes: int = CODES, seed: int = 0) -> Tensor:
+    def log_px(self, images: ArrayLike | Tensor, codes: int = IMPORTANCE_CODES, seed: int = 0) -> Tensor:
         """The importance-weighted bound of log p(x) with so many codes, (n,), nats. Source: Burda et al. 2016, eq. 8.
 
         Raises:

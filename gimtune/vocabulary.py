@@ -269,7 +269,7 @@ _metrics: dict[str, Metric] = {
             "log_px",
             _MAX,
             "nats",
-            "importance-weighted bound of log p(x), 100 codes, at the end, on the test split",
+            "importance-weighted bound of log p(x), at the end, on the test split",
             "Burda et al. 2016",
             True,
         ),
@@ -342,6 +342,8 @@ _metrics: dict[str, Metric] = {
 }
 #: Every metric that is known: those that we measure, and those of plug-ins and of runs that were read.
 METRICS: Mapping[str, Metric] = MappingProxyType(_metrics)
+#: Of each image, for `log_px`, where ``metrics.importance_codes`` says nothing else.
+IMPORTANCE_CODES = 100
 
 
 #: Metrics that a network or a density is fitted for, by the setting ``metrics.ruler``.

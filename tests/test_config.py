@@ -460,3 +460,15 @@ def test_objectives_and_constraints_are_added_one_by_one():
     assert config.objectives == {"probe_codes": "max", "kid": "min"}
     assert config.bounds == {"probe_codes": {"min": 0.8}, "fid": {"max": 3.0}}
     assert load(["objectives={kid: min, mi_noised: max}"]).objectives == {"kid": "min", "mi_noised": "max"}
+
+
+def test_members_of_a_usual_number_of_codes_are_those_of_versions_without_the_key():
+    (usual,), (more,) = (
+        members(
+            load(["study=tradeoff", "models=[vae]", "space.prior=normal", "space.weight=1", "space.seed=0", *given])
+        )
+        for given in ([], ["metrics.importance_codes=5000"])
+    )
+    assert "importance_codes" not in usual.metrics
+    assert more.metrics["importance_codes"] == 5000
+    assert more.trial != usual.trial

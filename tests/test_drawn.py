@@ -88,6 +88,7 @@ SENSE = {
     "metrics.fid_features": ["classifier", "inception", "values", "exported"],
     "metrics.features_file": ["null", "/nowhere.pt2", "."],
     "metrics.inception_weights": ["null", "/nowhere.pth", "."],
+    "metrics.importance_codes": ["1", "3"],
     "metrics.fid_samples": ["2", "100"],
     "metrics.probe_samples": ["50", "1000"],
     "metrics.ruler": ["end", "always", "never"],

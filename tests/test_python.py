@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from helpers import member as planned
 
 import gimtune
 from gimtune.analysis.export.reproduce import override
-from gimtune.metrics import marginal
 from gimtune.study.composition import load
 from gimtune.training import run as trained
 from gimtune.training.device import precision
@@ -93,9 +93,12 @@ def test_log_px_is_the_metric(vae, evaluation, folder):
     stored = view.estimate("log_px")
     # other draws of the codes
     assert float(found.mean()) == pytest.approx(stored.value, abs=0.2)
+    asked = replace(vae.member, metrics={**vae.member.metrics, "importance_codes": 400})
+    tighter = evaluation.view(vae._objective, vae._parameters, asked, "test").estimate("log_px")
+    assert tighter.value != stored.value
+    assert tighter.value == pytest.approx(float(vae.log_px(images, codes=400).mean()), abs=0.1)
     more = vae.log_px(images[:50], codes=400)
     assert float((more - found[:50]).mean()) > -0.05
-    assert marginal.CODES == 100
     with pytest.raises(ValueError, match="wae_mmd with a deterministic encoder has no density"):
         opened(folder, "wae_mmd").log_px(images)
 

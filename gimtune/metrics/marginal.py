@@ -11,13 +11,13 @@ from gimtune.algebra.divergences import gaussian_log_prob
 from gimtune.algebra.encoders import Posterior
 from gimtune.metrics.measures import metric
 from gimtune.metrics.view import CHUNK, Estimate, View, undefined
-from gimtune.vocabulary import METRICS
+from gimtune.vocabulary import IMPORTANCE_CODES, METRICS
 
-#: Codes of each image, and images at most: a hundred thousand passes through the decoder.
-CODES, IMAGES = 100, 1000
+#: At most; with a hundred codes each they are a hundred thousand passes through the decoder.
+IMAGES = 1000
 
 
-def importance(view: View, images: Tensor, posterior: Posterior, source: torch.Generator, codes: int = CODES) -> Tensor:
+def importance(view: View, images: Tensor, posterior: Posterior, source: torch.Generator, codes: int) -> Tensor:
     """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x) with z_k ~ q(z|x), of images (n, *image) and their posteriors: (n,).
 
     Its expectation is at most log p(x), and nears it with K. Source: Burda et al. 2016, eq. 8.
@@ -36,7 +36,7 @@ def importance(view: View, images: Tensor, posterior: Posterior, source: torch.G
 
 @metric(METRICS["log_px"])
 def log_px(view: View) -> Estimate:
-    """The bound with K = 100, a mean over images that are evenly spaced in the test split; at a member's end."""
+    """The bound with K = ``metrics.importance_codes``, a mean over images of the test split, evenly spaced."""
     if view.split != "test":
         return undefined("measured on the test split, when a member ends")
     if not view.encoder.gaussian:
@@ -48,7 +48,8 @@ def log_px(view: View) -> Estimate:
     count = len(view.labels)
     index = torch.linspace(0, count - 1, min(count, IMAGES), device=view.data.device).round().long()
     posterior = Posterior(*(part[index] for part in view.posterior))
-    values = importance(view, view.images[index], posterior, view.random("log_px"))
+    codes = view.member.metrics.get("importance_codes", IMPORTANCE_CODES)
+    values = importance(view, view.images[index], posterior, view.random("log_px"), codes)
     density = view.objective.likelihood.density or view.data.dataset.binarized is not None
     grey = "" if density else "cross-entropy of grey values: comparable with itself alone"
     return Estimate(float(values.mean()), float(values.std() / math.sqrt(len(values))), estimator=grey)

@@ -32,7 +32,7 @@ from gimtune.study.messages import ConfigError
 from gimtune.study.schema import NAME, SWEPT, Config
 from gimtune.study.sections import critic_settings, network_options
 from gimtune.study.tried import try_out
-from gimtune.vocabulary import Match, Member, Model, Side, Weighted
+from gimtune.vocabulary import IMPORTANCE_CODES, Match, Member, Model, Side, Weighted
 
 #: Draws per member wanted, before a space is taken for exhausted.
 _DRAWS = 50
@@ -280,7 +280,9 @@ def _measured(config: Config) -> dict[str, Any]:
         own = FEATURES[config.metrics.fid_features].identity(stated)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    return {key: value for key, value in stated.items() if key != "features_file"} | own
+    # a usual number tells nobody from members of versions that had no other
+    usual = {"features_file"} | ({"importance_codes"} if stated["importance_codes"] == IMPORTANCE_CODES else set())
+    return {key: value for key, value in stated.items() if key not in usual} | own
 
 
 def _plugins(config: Config, model: Model, prior: Prior, likelihood: str, encoder: str, network: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from gimtune.results import mirror
 from gimtune.study import space
 from gimtune.study.measured import check_constraints, check_objectives
 from gimtune.study.messages import ConfigError, rule
+from gimtune.vocabulary import IMPORTANCE_CODES
 
 #: Samplers that decide as results come in.
 SEQUENTIAL = ("tpe", "nsga2", "gp")
@@ -130,6 +131,7 @@ class Metrics(_Section):
     ruler: Literal["end", "always", "never"] = Field(
         description="when fresh networks measure divergences and information: as a member ends, always or never"
     )
+    importance_codes: PositiveInt = Field(default=IMPORTANCE_CODES, description="codes of an image that bound log_px")
     probe_samples: Annotated[int, Field(ge=50)] = Field(description="training codes for the probes, at most")
 
 
@@ -234,9 +236,7 @@ class Config(_Section):
     resources: Resources
     ray: Ray
     stop: Stop = Stop()
-    objectives: dict[str, Literal["min", "max"]] = Field(
-        description="of the Pareto front, with directions; null takes one out"
-    )
+    objectives: dict[str, Literal["min", "max"]] = Field(description="of the front, with directions; null: not this")
     constraints: dict[str, Bound] = Field(
         default_factory=dict,
         description="bounds of metrics, METRIC: {min: ..., max: ...}; members beyond are infeasible, and on no front",
