@@ -16,6 +16,7 @@ from gimtune.study.messages import ConfigError
 from gimtune.tuning.cluster import secure_token
 from gimtune.tuning.gauges import GAUGES, Gauges
 from gimtune.tuning.trackers import Tracker, check, parameters, readable, trackers
+from gimtune.tuning.trainable import result as seen
 from gimtune.vocabulary import Status
 
 BOARD = json.loads((Path(__file__).parents[1] / "docs" / "howto" / "grafana.json").read_text())
@@ -152,7 +153,9 @@ PACK = [member("vae", weight=w, seed=s) for w in (0.5, 2.0) for s in (0, 1)]
 
 
 def result(epoch, **metrics):
-    return {"epoch": epoch, "training_iteration": 1, "members": {"x": {"fid": 9.0}}, "config": {}, "pid": 1, **metrics}
+    """Of one member, as a callback gets it."""
+    row = {"trial": "x", "epoch": epoch, "status": "running", **metrics}
+    return {**seen([row]), "training_iteration": 1, "config": {}, "pid": 1}
 
 
 def follow(tracker, trial, *results):
@@ -250,7 +253,8 @@ def test_a_tracker_reads_parameters_in_words():
     assert shown["prior"] == "normal"
     assert shown["weight"] == "0.5, 2.0"
     assert parameters(PACK[:1])["weight"] == 0.5
-    assert set(readable(result(5, fid=8.0))) == {"fid", "training_iteration", "timesteps_total"}
+    # of all metrics, though Ray sees few of them
+    assert set(readable(result(5, fid_expost=8.0))) == {"fid_expost", "training_iteration", "timesteps_total"}
 
 
 @pytest.mark.parametrize("method", ["setup", "log_trial_start", "log_trial_result", "log_trial_end"])

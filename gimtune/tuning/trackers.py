@@ -7,6 +7,7 @@ A tracker sees a Ray trial as a person would name it: a lone member's metrics, o
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from gimtune.study.messages import ConfigError
 from gimtune.study.schema import Config
+from gimtune.tuning.packs import best_of, rows_of
 from gimtune.vocabulary import METRICS, Member
 
 #: What Ray's loggers take for the step: the first TensorBoard and MLflow, the second W&B.
@@ -145,9 +147,10 @@ class Tracker(Callback):
 
 
 def readable(result: Mapping[str, Any]) -> dict[str, Any]:
-    """A result without what Ray and we add for ourselves, its epoch as the step."""
-    metrics = {key: result[key] for key in METRICS if key in result}
-    return metrics | dict.fromkeys(_STEPS, result["epoch"])
+    """All metrics of a result that have a value, its epoch as the step."""
+    metrics = best_of([*rows_of(result).values()], METRICS)
+    known = {key: value for key, value in metrics.items() if math.isfinite(value)}
+    return known | dict.fromkeys(_STEPS, result["epoch"])
 
 
 def parameters(members: Sequence[Member]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import platform
 import traceback
 from collections.abc import Iterator
@@ -34,10 +33,10 @@ from gimtune.training import (
     parts as parts_of,
 )
 from gimtune.tuning.attempts import Attempts
-from gimtune.tuning.packs import as_text
+from gimtune.tuning.packs import SEEN, as_text, best_of
 from gimtune.tuning.scheduler import halted_in
 from gimtune.tuning.stopping import Asked
-from gimtune.vocabulary import ENDED, METRICS, Direction, Member, Status
+from gimtune.vocabulary import ENDED, Member, Status
 
 #: What ends every pack alike, and is no pack's fault.
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -195,12 +194,7 @@ class GimTrial(tune.Trainable):
 
 
 def result(rows: Rows) -> dict[str, Any]:
-    """An evaluation as Ray sees it: a lone member's metrics or the best of several, and all rows as text."""
-    top: dict[str, Any] = {"epoch": max(row["epoch"] for row in rows)}
-    for key, metric in METRICS.items():
-        values = [row[key] for row in rows if math.isfinite(row.get(key, math.nan))]
-        if len(rows) == 1 or metric.direction is not Direction.NONE:
-            choose = min if metric.direction is Direction.MIN else max
-            top[key] = choose(values, default=math.nan)
+    """An evaluation as Ray sees it: what a study is about, and all rows as text."""
+    top = {"epoch": max(row["epoch"] for row in rows), **best_of(rows, SEEN)}
     done = all(row["status"] in ENDED for row in rows)
     return {**top, "done": done, "members": as_text(rows)}
