@@ -305,7 +305,14 @@ def main() -> None:
                         provide(data, features, run / "features")
                         (run / "config.yaml").touch()
                         pack = {"members": [member.to_json()], "trials": [member.trial], "name": member.trial}
-                        where = {"folder": str(run), "driver": "benchmark", "cpu": 1.0, "gpu": 0.0, "plugins": {}}
+                        where = {
+                            "folder": str(run),
+                            "driver": "benchmark",
+                            "cpu": 1.0,
+                            "gpu": 0.0,
+                            "plugins": {},
+                            "cuda_graphs": False,
+                        }
                         space: dict[str, Any] = {"pack": {**pack, **where}}
                         trainable = tune.with_parameters(Timed, data=data)
                     else:

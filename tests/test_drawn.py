@@ -102,6 +102,7 @@ SENSE = {
     "resources.cpu": ["1", "0.5", "2", "64", "1.5"],
     "resources.gpu": ["0", "0.25", "1", "8"],
     "resources.members": ["auto", "1", "4"],
+    "resources.cuda_graphs": ["true", "false"],
     "ray.address": ["null", "auto", "127.0.0.1:6379"],
     "ray.dashboard": ["true", "false"],
     "ray.dashboard_port": ["8265", "1", "65535"],

@@ -26,6 +26,9 @@ from gimtune.tuning.packs import as_text, check_share, packs, rows_of, share
 from gimtune.tuning.retention import Retention
 from gimtune.vocabulary import METRICS, Status
 
+#: What a worker is told beside its members and its folder.
+STARTED = {"cpu": 1, "gpu": 0, "cuda_graphs": False, "driver": "one", "plugins": {}}
+
 
 def test_a_pack_is_given_up_only_if_it_gets_nowhere(tmp_path):
     for _ in range(MOST):
@@ -68,9 +71,7 @@ def trial_of(tmp_path, monkeypatch, errors):
     one = member("vae")
     (tmp_path / "config.yaml").touch()
     trial._data = None
-    trial._start(
-        {"members": [one.to_json()], "folder": str(tmp_path), "cpu": 1, "gpu": 0, "driver": "one", "plugins": {}}
-    )
+    trial._start({**STARTED, "members": [one.to_json()], "folder": str(tmp_path)})
     return trial, one
 
 
@@ -104,7 +105,7 @@ def worker(pack, folder):
     (folder / "config.yaml").touch()
     trial._data = None
     members = [one.to_json() for one in pack]
-    trial._start({"members": members, "folder": str(folder), "cpu": 1, "gpu": 0, "driver": "one", "plugins": {}})
+    trial._start({**STARTED, "members": members, "folder": str(folder)})
     return trial
 
 

@@ -80,6 +80,79 @@ def test_replayed_steps_give_the_bits_of_the_steps_as_they_are_written(small, mo
     assert replayed.eager is None
 
 
+class Fixed:
+    """What a CUDA graph is to its user, on any device: the same memory is read and written at every launch."""
+
+    def __init__(self, changed=False):
+        self.captured = self.launched = 0
+        self.changed = changed
+
+    def __call__(self, function):
+        self.captured += 1
+        made = function()
+        # what was made while it was captured is there after a launch alone
+        for tensor in made:
+            tensor.fill_(0)
+
+        def launch():
+            self.launched += 1
+            for tensor, now in zip(made, function(), strict=True):
+                tensor.copy_(now + 1 if self.changed else now)
+
+        return launch, made
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_steps_in_one_launch_give_the_same_bits(small, model, monkeypatch):
+    fixed = Fixed()
+    monkeypatch.setitem(module.CAPTURES, "cpu", fixed)
+    chosen = members(model, 2, 0, network=NETWORKS["mlp"])
+    launched, written = Counting(chosen, small.data), as_written(Pack(chosen, small.data))
+    for _ in range(2):
+        launched.train_epoch()
+        written.train_epoch()
+    assert state(launched) == state(written)
+    assert launched.eager is None
+    # one for each player and size of a minibatch, where weights and constants stay where they are
+    assert 0 < fixed.captured <= 2 * len(launched.objective.players)
+    assert fixed.launched > 4 * len(launched.objective.players)
+    for pack in (launched, written):
+        pack.drop(pack.members[:1])  # their weights are other tensors now
+        pack.train_epoch()
+    for pack in (launched, written):
+        pack.restore(pack.state())
+        pack.train_epoch()
+    assert state(launched) == state(written)
+    assert launched.eager is None
+
+
+def test_what_lies_elsewhere_is_copied_and_results_are_not_written_over(monkeypatch):
+    fixed = Fixed()
+    monkeypatch.setitem(module.CAPTURES, "cpu", fixed)
+    step, stays = Step(), torch.ones(3)
+    found = []
+    for i in range(8):
+        x = torch.full((3,), float(i))
+        # what stays is changed in place, as weights are, and is another tensor from the sixth step on
+        stays = stays.clone() if i == 6 else stays.add_(1)
+        found.append((step(lambda x=x, stays=stays: (x * stays, x + stays), [x, stays]), x * stays, x + stays))
+    assert not step.loose
+    assert fixed.captured == 2
+    for (product, total), *expected in found:
+        assert bits([product, total]) == bits(expected)
+
+
+@pytest.mark.parametrize("capture", [Fixed(changed=True), lambda function: 1 / 0], ids=["other bits", "an error"])
+def test_a_launch_that_cannot_be_had_is_not_and_the_row_says_so(small, monkeypatch, capture):
+    monkeypatch.setitem(module.CAPTURES, "cpu", capture)
+    chosen = members("vae", 2, 0, network=NETWORKS["mlp"])
+    launched, written = Pack(chosen, small.data), as_written(Pack(chosen, small.data))
+    for pack in (launched, written):
+        pack.train_epoch()
+    assert state(launched) == state(written)
+    assert launched.eager in ("_Unrecordable: one launch gave other bits", "ZeroDivisionError: division by zero")
+
+
 @pytest.mark.parametrize("hidden", [32, 512], ids=["mapped", "without the map"])
 def test_a_member_alone_is_replayed_from_the_fourth_step_of_a_size(small, hidden):
     network = {"name": "mlp", "hidden": [hidden, hidden]}

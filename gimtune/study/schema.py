@@ -156,6 +156,7 @@ class Resources(_Section):
     cpu: Annotated[float, Field(gt=0)] = Field(description="per Ray trial")
     gpu: Annotated[float, Field(ge=0)] = Field(description="per Ray trial; fractions allowed")
     members: PositiveInt | Literal["auto"] = Field(description="members in one Ray trial")
+    cuda_graphs: bool = Field(default=False, description="on a GPU, train steps in one launch each; the same numbers")
 
     @field_validator("cpu", "gpu", mode="before")
     @classmethod

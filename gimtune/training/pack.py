@@ -124,8 +124,8 @@ class Pack:
 
     @property
     def eager(self) -> str | None:
-        """Why its steps are computed as they are written, where they are not replayed."""
-        return next((step.eager for step in self._steps.values() if step.eager), None)
+        """Why its steps are not replayed, or not in one launch where that is asked for."""
+        return next((why for step in self._steps.values() if (why := step.eager or step.loose)), None)
 
     def train_epoch(self, stopping: Callable[[], bool] = lambda: False) -> bool:
         """One pass over as many images as the training split has, or what is left of one that was stopped.
@@ -193,6 +193,8 @@ class Pack:
         if self._best is not None:
             self._best = tree_map(lambda leaf: leaf[index], self._best)
         self.optimisers = self._optimisers(moments)
+        for step in self._steps.values():
+            step.forget()
 
     def one(self, index: int, best: bool = False) -> dict[str, dict[str, Tensor]]:
         """Parameters of one member: as they are, or as they were when they were last marked as its best."""

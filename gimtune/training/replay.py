@@ -12,11 +12,15 @@ as they are written (``foreign`` of `gimtune.algebra.objective.Objective`).
 
 `torch.fx.experimental.proxy_tensor.make_fx` gives the same list in ten to thirty times the time, which a short pack or
 one that members leave would not earn back.
+
+On a GPU even a flat list is a few hundred launches of kernels, which take longer than the kernels do. Where `CAPTURES`
+has a way for a device, a program that has been compared is captured as one launch, and that compared once more.
 """
 
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any, NamedTuple
@@ -30,6 +34,24 @@ _COMPARED = 2
 #: Bytes of tensors that are held while a step is recorded. Where a step makes more, Python is a small part of it.
 _MOST = 2**28
 _PLAIN = (bool, int, float, str, type(None))
+#: Runs a function, and gives what does so again with the same memory, and the tensors that it makes each time.
+Capture = Callable[[Callable[[], tuple[Tensor, ...]]], tuple[Callable[[], object], tuple[Tensor, ...]]]
+#: By type of device; of those that are not here, programs are replayed an operation at a time.
+CAPTURES: dict[str, Capture] = {}
+
+
+def cuda_graph(function: Callable[[], tuple[Tensor, ...]]) -> tuple[Callable[[], object], tuple[Tensor, ...]]:
+    """A `Capture` as a CUDA graph. Source: torch's notes on CUDA semantics, "CUDA Graphs"."""
+    # libraries make their handles and workspaces in a first run, which no graph may hold
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        function()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        made = function()
+    return graph.replay, made
 
 
 class _Unrecordable(Exception):
@@ -44,10 +66,11 @@ class Step:
 
     Attributes:
         eager: the same, or what was found when it was recorded.
+        loose: why it is replayed an operation at a time on a device that could do otherwise, or empty.
     """
 
     def __init__(self, eager: str = "") -> None:
-        self.eager = eager
+        self.eager, self.loose = eager, ""
         self._programs: dict[tuple[Any, ...], _Program] = {}
 
     def __call__(self, function: Callable[[], tuple[Tensor, ...]], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -57,7 +80,7 @@ class Step:
         shape = tuple([(t.shape, t.stride(), t.dtype) for t in inputs])
         program = self._programs.get(shape)
         if program is not None and program.compared == _COMPARED:
-            return program(inputs)
+            return self._captured(program, inputs)
         written = function()
         try:
             if program is None:
@@ -65,6 +88,7 @@ class Step:
             else:
                 program.compared += 1
                 found = program(inputs)
+                program.given = [weakref.ref(tensor) for tensor in inputs]
             if not all(map(_same, found, written)):
                 raise _Unrecordable("a replay gave other bits")
         except Exception as error:  # whatever it is, the step as it is written has gone well
@@ -72,6 +96,55 @@ class Step:
             self.eager = text if isinstance(error, _Unrecordable) else f"{type(error).__name__}: {text}"
             self._programs.clear()
         return written
+
+    def forget(self) -> None:
+        """Let go of the memory of programs whose inputs are no more."""
+        self._programs.clear()
+
+    def _captured(self, program: _Program, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """By one launch, where the device has one and it gives the same bits."""
+        capture = CAPTURES.get(inputs[0].device.type)
+        if capture is None or self.loose:
+            return program(inputs)
+        if program.launch is not None and program.launch.fits(inputs):
+            return program.launch(inputs)
+        found = program(inputs)
+        try:
+            # what was there at the step before is read where it lies
+            held = [known() is tensor for known, tensor in zip(program.given, inputs, strict=True)]
+            program.launch = _Launch(program, inputs, held, capture)
+            if not all(map(_same, program.launch(inputs), found)):
+                raise _Unrecordable("one launch gave other bits")
+            program.given = [weakref.ref(tensor) for tensor in inputs]
+        except Exception as error:  # whatever it is, the program has gone well
+            self.loose, program.launch = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", None
+        return found
+
+
+class _Launch:
+    """A program whose inputs and results lie in places that stay, as a CUDA graph needs them.
+
+    Args:
+        held: inputs that are read where they lie; the others are copied.
+    """
+
+    def __init__(self, program: _Program, inputs: Sequence[Tensor], held: Sequence[bool], capture: Capture) -> None:
+        self._held = list(held)
+        self._inputs = [t if stays else t.detach().clone() for t, stays in zip(inputs, held, strict=True)]
+        self._replay, self._made = capture(lambda: program(self._inputs))
+
+    def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            for own, stays, given in zip(self._inputs, self._held, inputs, strict=True):
+                if not stays:
+                    own.copy_(given)
+            self._replay()
+            # the next launch writes over them
+            return tuple(tensor.clone() for tensor in self._made)
+
+    def fits(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether what is read where it lies is still there."""
+        return all(own is given for own, stays, given in zip(self._inputs, self._held, inputs, strict=True) if stays)
 
 
 class _Value:
@@ -220,6 +293,8 @@ class _Program:
 
     Attributes:
         compared: replays that were compared.
+        given: inputs of the last of them.
+        launch: the same as one, once it is captured.
         source: its code.
     """
 
@@ -238,6 +313,8 @@ class _Program:
             lines.append(f"    {names} = {operation!r}" + (f"; del {', '.join(over[i])}" if i in over else ""))
         lines.append(f"    return {', '.join(map(repr, made))},")
         self.compared, self.source = 0, "\n".join(lines)
+        self.given: list[weakref.ref[Tensor]] = []
+        self.launch: _Launch | None = None
         space = dict(recorder.names)
         exec(self.source, space)
         self._replay: Callable[..., tuple[Tensor, ...]] = space["replay"]

@@ -356,6 +356,7 @@ def _trial_config(config: Config, pack: Pack, run: Path) -> dict[str, Any]:
         "driver": _DRIVER,
         "cpu": config.resources.cpu,
         "gpu": config.resources.gpu,
+        "cuda_graphs": config.resources.cuda_graphs,
         "plugins": dict(parts.plugins()),
     }
 

@@ -32,6 +32,7 @@ from gimtune.training import (
 from gimtune.training import (
     parts as parts_of,
 )
+from gimtune.training.replay import CAPTURES, cuda_graph
 from gimtune.tuning.attempts import Attempts
 from gimtune.tuning.packs import SEEN, as_text, best_of
 from gimtune.tuning.scheduler import halted_in
@@ -70,6 +71,8 @@ class GimTrial(tune.Trainable):
         self._made = made_by(self._device, torch.get_num_threads())
         if 0 < config["gpu"] < 1 and self._device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(config["gpu"])
+        if config["cuda_graphs"]:
+            CAPTURES["cuda"] = cuda_graph
         self._members = [Member.from_json(text) for text in config["members"]]
         self._folder = Path(config["folder"])
         self._attempts = Attempts(self._folder / "packs" / pack_name(self._members), config["driver"])
