@@ -33,9 +33,10 @@ RULER = ("latent_js", "data_js", "latent_kl")
 INFORMATION = ("mi_p", "mi_p_mean")
 
 
-def pack_of(model: str, weight: float, count: int) -> list[Member]:
+def pack_of(model: str, weight: float, count: int, data: str = "digits") -> list[Member]:
     """Members that differ in their seed."""
-    stated = ["study=tradeoff", f"models=[{model}]", "prior=normal", f"space.weight={weight}", "space.seed=0"]
+    stated = ["study=tradeoff", f"data={data}", f"models=[{model}]", "prior=normal"]
+    stated += [f"space.weight={weight}", "space.seed=0"]
     (one,) = members(composition.load(stated))
     return [dataclasses.replace(one, seed=seed) for seed in range(count)]
 
