@@ -45,6 +45,7 @@ FOLDER = ROOT / "docs" / "results"
 #: Columns that say how a row came about at length, and which the run folder keeps.
 _LONG = ("reasons", "estimators", "assignment", "checkpoint", "pack")
 _ROWS = 40
+_TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 #: What the pages say of a model at a weight, on the test split.
 _SHOWN = {
     "test_fid": "FID",
@@ -222,7 +223,7 @@ class Kept:
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
-        self.title = folder.name.replace("_", " ").capitalize().replace("Mnist", "MNIST")
+        self.title = _TITLES.get(folder.name, folder.name.replace("_", " ").capitalize())
         self.trials = pd.read_parquet(folder / "trials.parquet")
         self.claims = pd.read_csv(folder / "claims.csv").set_index("key")
         self.facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
