@@ -1,6 +1,5 @@
 """Pages of the results: ``python docs/results.py RUN NAME`` keeps a run's tables and figures in docs/results/NAME.
 
-``python docs/results.py RUN published/PAPER`` keeps the rows that stand beside a paper's in docs/results/published.
 Without arguments the pages are written anew from the tables that are kept: no number on them is typed. A test holds
 pages and tables equal.
 """
@@ -14,14 +13,12 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -39,7 +36,6 @@ from gimtune.results.load import Study, load
 from gimtune.results.pareto import Front, front
 from gimtune.results.store import Store
 from gimtune.results.tally import edges, levelling
-from gimtune.study.opened import opened
 
 FOLDER = ROOT / "docs" / "results"
 #: Columns that say how a row came about at length, and which the run folder keeps.
@@ -101,30 +97,6 @@ def keep_rows(run: Path, folder: Path) -> None:
         if (path := sample(run, trial, ".png")) is not None:
             (folder / "samples").mkdir(exist_ok=True)
             shutil.copy(path, folder / "samples")
-
-
-def keep_published(run: Path, paper: str) -> Path:
-    """Keep the rows of a study at a paper's settings; return their file.
-
-    Raises:
-        FileNotFoundError: nothing says what the paper states, or a member's weights are gone.
-    """
-    study, stated = load(run), _stated(FOLDER / "published" / f"{paper}.yaml")
-    trials = study.trials.drop(columns=[*_LONG], errors="ignore")
-    if codes := stated.get("codes"):
-        for i, trial in trials["trial"].items():
-            pack, evaluation = opened(run, trial)
-            member = replace(pack.members[0], metrics={**pack.members[0].metrics, "importance_codes": codes})
-            found = evaluation.view(pack.objective, pack.one(0), member, "test").estimate("log_px")
-            trials.loc[i, ["test_log_px", "test_log_px_se"]] = found.value, found.error
-    path = FOLDER / "published" / f"{paper}.parquet"
-    trials.to_parquet(path, index=False)
-    path.with_suffix(".json").write_text(json.dumps(_facts(study), indent=2) + "\n", encoding="utf-8")
-    return path
-
-
-def _stated(path: Path) -> dict[str, Any]:
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 #: Figures that a page shows, with the sentence below each.
@@ -288,25 +260,6 @@ class Kept:
             yield {**row, **cells, "anchor": anchor(row["model"], row["prior"])}
 
 
-class Published:
-    """What a paper states, and our rows at its settings."""
-
-    def __init__(self, path: Path) -> None:
-        self.stated, self.name = _stated(path), path.stem
-        self.trials = pd.read_parquet(path.with_suffix(".parquet"))
-        self.facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        self.epochs = int(self.trials["epoch"].max())
-
-    def rows(self) -> Iterator[Mapping[str, Any]]:
-        """Each number of theirs with ours: the mean over seeds and its error, or that of one seed's measurement."""
-        for row in self.stated["rows"]:
-            values = self.trials[row["column"]]
-            own = self.trials.get(f"{row['column']}_se", pd.Series([math.nan]))
-            error = values.std() / math.sqrt(len(values)) if len(values) > 1 else own.iloc[0]
-            shown = {"value": values.mean(), "value_se": error}
-            yield {**row, "ours": error_of(shown, "value", 4)}
-
-
 def anchor(*words: str) -> str:
     """What a row is called in its page."""
     return "-".join(("row", *words)).replace("_", "-").replace(" ", "-")
@@ -341,8 +294,6 @@ def pages() -> dict[Path, str]:
     found = {
         FOLDER / name / "index.md": made.get_template("run.md.jinja").render(run=run) for name, run in kept.items()
     }
-    papers = [Published(path) for path in sorted(FOLDER.glob("published/*.yaml"))]
-    found[FOLDER / "published" / "index.md"] = made.get_template("published.md.jinja").render(papers=papers)
     found[FOLDER / "index.md"] = made.get_template("index.md.jinja").render(runs=kept)
     return {path: text.rstrip() + "\n" for path, text in found.items()}
 
@@ -351,8 +302,7 @@ def main(*arguments: str) -> int:
     """Keep a run, if one is named, and write all pages."""
     if arguments:
         run, name = arguments
-        kind, _, paper = name.partition("/")
-        print(keep_published(Path(run), paper) if kind == "published" else keep(Path(run), name))
+        print(keep(Path(run), name))
     for path, text in pages().items():
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT))
