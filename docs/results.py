@@ -63,7 +63,7 @@ def keep(run: Path, name: str) -> Path:
     study, folder = load(run), FOLDER / name
     best = front(study.trials, study.objectives)
     folder.mkdir(parents=True, exist_ok=True)
-    keep_rows(run, folder / "run")
+    keep_rows(run, best, folder / "run")
     study.trials.drop(columns=[*_LONG], errors="ignore").to_parquet(folder / "trials.parquet", index=False)
     shutil.copy(run / "claims.csv", folder)
     (folder / "run.json").write_text(json.dumps(_facts(study), indent=2) + "\n", encoding="utf-8")
@@ -74,7 +74,7 @@ def keep(run: Path, name: str) -> Path:
     return folder
 
 
-def keep_rows(run: Path, folder: Path) -> None:
+def keep_rows(run: Path, best: Front, folder: Path) -> None:
     """Keep what `reuse` takes members over from, so that another sitting need not train them again: no weights.
 
     Where the run lay is left out.
@@ -92,7 +92,6 @@ def keep_rows(run: Path, folder: Path) -> None:
     with Store(folder / "study.db", create=True) as store:
         store.annotate(config=place.sub("storage_path: results", store.meta["config"]))
         store.annotate(**{"merged": json.dumps([*merged])} if merged else {})
-    best = front(load(run).trials)
     for trial in best.points.loc[best.points.groupby("model")["fid"].idxmin(), "trial"]:
         if (path := sample(run, trial, ".png")) is not None:
             (folder / "samples").mkdir(exist_ok=True)

@@ -280,7 +280,7 @@ def _measured(config: Config) -> dict[str, Any]:
         own = FEATURES[config.metrics.fid_features].identity(stated)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    # a usual number tells nobody from members of versions that had no other
+    # members of the default number keep the names that they had before there was a choice
     usual = {"features_file"} | ({"importance_codes"} if stated["importance_codes"] == IMPORTANCE_CODES else set())
     return {key: value for key, value in stated.items() if key not in usual} | own
 

@@ -92,8 +92,7 @@ class Step:
             if not all(map(_same, found, written)):
                 raise _Unrecordable("a replay gave other bits")
         except Exception as error:  # whatever it is, the step as it is written has gone well
-            text = str(error).partition("\n")[0]
-            self.eager = text if isinstance(error, _Unrecordable) else f"{type(error).__name__}: {text}"
+            self.eager = _told(error)
             self._programs.clear()
         return written
 
@@ -117,7 +116,7 @@ class Step:
                 raise _Unrecordable("one launch gave other bits")
             program.given = [weakref.ref(tensor) for tensor in inputs]
         except Exception as error:  # whatever it is, the program has gone well
-            self.loose, program.launch = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", None
+            self.loose, program.launch = _told(error), None
         return found
 
 
@@ -364,6 +363,12 @@ def _needed(operations: Sequence[_Operation], wanted: set[_Value]) -> list[_Oper
             wanted.update(operation.values)
             kept.append(operation)
     return kept[::-1]
+
+
+def _told(error: Exception) -> str:
+    """An error in a line; what we raise ourselves says it without its type."""
+    text = str(error).partition("\n")[0]
+    return text if isinstance(error, _Unrecordable) else f"{type(error).__name__}: {text}"
 
 
 def _leaves(nested: Sequence[Any]) -> Iterator[Any]:

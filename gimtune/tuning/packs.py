@@ -26,7 +26,7 @@ _CONTEXT = 2**29
 _COPIES, _KEPT = 5, 12
 #: What the members of a pack have each for itself, beside weights and the prior's numbers.
 _OWN = frozenset({"weight", "seed", "learning_rate", "beta1"})
-#: Metrics that Ray sees. It keeps a history of each, which costs the driver 2 kB and .1 ms a trial.
+#: Metrics that Ray sees. It keeps a history of each, which costs the driver 3 kB and .1 ms a trial.
 SEEN = ("likelihood", "restriction", "mi_q", "mi_p", "mi_noised", "fid", "probe_codes")
 Pack = list[Member]
 
