@@ -126,6 +126,23 @@ def test_members_of_a_pack_have_rates_of_their_own(small, model):
     assert largest_difference(pack.one(0), pack.one(1)) > 1e-2
 
 
+@pytest.mark.parametrize("model", ["vae", "avb", "aae", "infogan"])
+def test_members_of_a_pack_have_bounds_of_sigma_of_their_own(small, model):
+    settings = [(0.03, 1e-3), (1.0, 1e-3), (0.03, 0.3)]
+    members = [member(model, seed=1, sigma_start=start, sigma_min=least) for start, least in settings]
+    pack = trained(members, small, 2)
+    for i in range(3):
+        alone = trained(members[i : i + 1], small, 2)
+        difference = largest_difference(alone.one(0), pack.one(i))
+        assert difference == 0 if torch.backends.cpu.get_cpu_capability() == "AVX2" else difference < 2e-4
+        one, other = (small.measure(p.objective, alone.one(0), members[i], ("validation",)) for p in (alone, pack))
+        assert one["mi_noised"] == other["mi_noised"] and one["likelihood"] == other["likelihood"]
+        assert one["sigma_mean"] == pytest.approx(other["sigma_mean"], abs=0, nan_ok=True)
+    # another start is another training, but for AVB, whose posterior has none
+    assert (largest_difference(pack.one(0), pack.one(1)) > 1e-3) == (model != "avb")
+    assert largest_difference(pack.one(0), pack.one(2)) > 0 or model in ("avb", "infogan")
+
+
 def test_members_of_a_pack_start_apart_and_stay_apart(small):
     pack = trained([member(seed=0), member(seed=1), member(seed=0, weight=2.0)], small, 0)
     assert largest_difference(pack.one(0), pack.one(1)) > 0.01

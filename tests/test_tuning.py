@@ -399,6 +399,7 @@ def test_automatic_packs_hold_what_belongs_together_in_even_parts():
     made = packs([*twenty, *five], "auto", image, workers=3)
     assert [m.trial for pack in made for m in pack] == [m.trial for m in (*twenty, *five)]
     assert sizes([member(learning_rate=rate, beta1=beta1) for rate in (1e-3, 1e-2) for beta1 in (0, 0.5)]) == [4]
+    assert sizes([member(sigma_min=least, sigma_start=start) for least in (1e-3, 0.1) for start in (0.03, 1.0)]) == [4]
     assert sizes([member(batch_size=size) for size in (32, 64)]) == [1, 1]
 
 

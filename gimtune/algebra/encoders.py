@@ -25,10 +25,13 @@ Basis = Callable[[Tensor], Tensor]
 
 
 class Spread(NamedTuple):
-    """What a study says of the posterior's standard deviation: where training starts, and its lower bound."""
+    """What a study says of the posterior's standard deviation: where training starts, and its lower bound.
 
-    start: float
-    least: float
+    Numbers, or tensors () where the members of a pack have their own, which an encoder of ours is given.
+    """
+
+    start: float | Tensor
+    least: float | Tensor
 
 
 class Posterior(NamedTuple):

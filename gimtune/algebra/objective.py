@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -43,10 +44,12 @@ class Terms(NamedTuple):
 
 
 class Constants(NamedTuple):
-    """What differs between members and is not learned: weights (k,) and the prior's tensors."""
+    """What differs between members and is not learned: weights (k,), the prior's tensors, and the posterior's spread,
+    () where all members of a pack have the same."""
 
     weights: Tensor
     prior: Mapping[str, Tensor]
+    spread: Spread | tuple[()] = ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Objective:
         likelihood: Likelihood | None = None,
     ) -> None:
         self.image, self.latent_dim = image, member.latent_dim
-        self.spread = Spread(member.sigma_start, member.sigma_min)
+        self.spread = spread_of(member)
         self.precision, self.side = precision, Side(member.side)
         self.likelihood = likelihood or LIKELIHOODS[member.likelihood]
         self.prior: Prior = make_prior(**member.prior)
@@ -119,6 +122,12 @@ class Objective:
         self.foreign = tuple(f"{kind.kind} {kind.label(key)}" for kind, key in chosen if not kind.ours(key))
         if self.likelihood.of_critic:
             self._judge = next(r for r in self._critics.values() if r.match is Match.DATA)
+
+    def of(self, spread: Spread) -> Objective:
+        """The same with another bound and start of the posterior's standard deviation; it shares its networks."""
+        other = copy(self)
+        other.spread = spread
+        return other
 
     def _critic_networks(self, made: Networks) -> dict[str, nn.Module]:
         """A network for each restriction with a critic, which sees images as the member's networks do."""
@@ -298,6 +307,9 @@ class Objective:
 
     def loss(self, player: str, parameters: Parameters, constants: Constants, x: Tensor, noise: Noise) -> Tensor:
         """What a player minimises, (). The model sees its critics, and a critic the model's samples, as constants."""
+        if constants.spread:
+            own = self.of(Spread(*constants.spread))
+            return own.loss(player, parameters, constants._replace(spread=()), x, noise)
         if player == "model":
             return self.terms(parameters, constants, x, noise).loss
         # made under no_grad, as the sample's parts are only when they are first looked at
@@ -307,6 +319,11 @@ class Objective:
 
     def _logits(self, name: str, parameters: Parameters) -> Logits:
         return lambda inputs: self._call(name, parameters, inputs)
+
+
+def spread_of(member: Member) -> Spread:
+    """What a member says of its posterior's standard deviation."""
+    return Spread(member.sigma_start, member.sigma_min)
 
 
 def slice_noise(noise: Noise, rows: slice, batch: int) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gimtune.algebra.encoders import Encoder, Posterior
-from gimtune.algebra.objective import Constants, Objective, Parameters
+from gimtune.algebra.objective import Constants, Objective, Parameters, spread_of
 from gimtune.algebra.priors import Prior
 from gimtune.algebra.seeds import generator
 from gimtune.metrics import mixture
@@ -74,7 +74,9 @@ class View:
         fellows: Sequence[Fellow] = (),
         final: bool = True,
     ) -> None:
-        self.objective, self.parameters, self.member, self.split = objective, parameters, member, split
+        # that of its pack, whose members may differ here
+        self.objective = objective = objective.of(spread_of(member))
+        self.parameters, self.member, self.split = parameters, member, split
         self.data, self.network = data, network
         self.side: Side = objective.side
         self.prior: Prior = objective.prior

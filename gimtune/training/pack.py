@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from gimtune.algebra.objective import Constants, Objective, batches, slice_noise
+from gimtune.algebra.encoders import Spread
+from gimtune.algebra.objective import Constants, Objective, batches, slice_noise, spread_of
 from gimtune.algebra.seeds import generator
 from gimtune.training.adam import Adam
 from gimtune.training.device import Resident, precision
@@ -43,7 +44,8 @@ class Pack:
     a quarter of its speed. Members that end early leave the stack, and the rest goes on.
 
     Args:
-        members: they differ in weight, prior parameters, Adam's learning rate and beta1, and seed alone.
+        members: they differ in weight, prior parameters, Adam's learning rate and beta1, the bound and start of the
+            posterior's standard deviation, and seed alone.
         data: on the device that is trained on.
     """
 
@@ -59,9 +61,10 @@ class Pack:
         self._finite = torch.ones(len(members), dtype=torch.bool, device=self.device)
         self.seconds = dict.fromkeys((m.trial for m in members), 0.0)
         self.trained = dict.fromkeys(self.seconds, 0.0)
+        spreads = _spreads(members, self.device)
         self._stack(
             [self.objective.initial(m.seed, self.device) for m in members],
-            [data.constants(self.objective, m, "train") for m in members],
+            [data.constants(self.objective, m, "train")._replace(spread=own) for m, own in zip(members, spreads, strict=True)],
         )
         self.optimisers = self._optimisers()
         self._steps = self._recorders()
@@ -239,6 +242,15 @@ class Pack:
         if self._step:
             self._finite = state["finite"].to(self.device)
         self.epoch, self.seconds, self.trained = state["epoch"], dict(state["seconds"]), dict(state["trained"])
+
+
+def _spreads(members: Sequence[Member], device: torch.device) -> list[Spread | tuple[()]]:
+    """Of each member what is its own of the posterior's standard deviation; nothing where all have the same."""
+    spreads = [spread_of(member) for member in members]
+    if len(set(spreads)) == 1:
+        return [()] * len(members)
+    # double, as Python's numbers are: rounded once, where they meet a tensor of the network's
+    return [Spread(*(torch.tensor(v, dtype=torch.float64, device=device) for v in spread)) for spread in spreads]
 
 
 def pack_name(members: Sequence[Member]) -> str:

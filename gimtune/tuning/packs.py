@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from gimtune.algebra.encoders import ENCODERS
 from gimtune.algebra.objective import Objective
 from gimtune.algebra.priors import make_prior
 from gimtune.algebra.restrictions import RESTRICTIONS
@@ -25,19 +26,23 @@ _CONTEXT = 2**29
 #: a minibatch (values, gradients and what the chain rule keeps).
 _COPIES, _KEPT = 5, 12
 #: What the members of a pack have each for itself, beside weights and the prior's numbers.
-_OWN = frozenset({"weight", "seed", "learning_rate", "beta1"})
+_OWN = frozenset({"weight", "seed", "learning_rate", "beta1", "sigma_min", "sigma_start"})
+#: Of these, what an encoder that others wrote is given as numbers.
+_NUMBERS = frozenset({"sigma_min", "sigma_start"})
 #: Metrics that Ray sees. It keeps a history of each, which costs the driver 3 kB and .1 ms a trial.
 SEEN = ("likelihood", "restriction", "mi_q", "mi_p", "mi_noised", "fid", "probe_codes")
 Pack = list[Member]
 
 
 def key(member: Member) -> str:
-    """What members of one pack have in common: all but weights, seed, Adam's rates and the prior's numbers."""
+    """What members of one pack have in common: all but weights, seed, Adam's rates, the prior's numbers, and the bound
+    and start of the posterior's standard deviation."""
     shared = json.loads(member.to_json()) | {
         "restrictions": [term[:2] for term in member.restrictions],
         "prior": make_prior(**member.prior).shape_key,
     }
-    return repr([shared[name] for name in sorted(shared) if name not in _OWN])
+    own = _OWN if ENCODERS.ours(member.encoder) else _OWN - _NUMBERS
+    return repr([shared[name] for name in sorted(shared) if name not in own])
 
 
 def packs(
