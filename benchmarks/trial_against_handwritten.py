@@ -312,6 +312,7 @@ def main() -> None:
                             "gpu": 0.0,
                             "plugins": {},
                             "cuda_graphs": False,
+                            "scheduled": False,
                         }
                         space: dict[str, Any] = {"pack": {**pack, **where}}
                         trainable = tune.with_parameters(Timed, data=data)

@@ -27,7 +27,7 @@ from gimtune.tuning.retention import Retention
 from gimtune.vocabulary import METRICS, Status
 
 #: What a worker is told beside its members and its folder.
-STARTED = {"cpu": 1, "gpu": 0, "cuda_graphs": False, "driver": "one", "plugins": {}}
+STARTED = {"cpu": 1, "gpu": 0, "cuda_graphs": False, "scheduled": False, "driver": "one", "plugins": {}}
 
 
 def test_a_pack_is_given_up_only_if_it_gets_nowhere(tmp_path):

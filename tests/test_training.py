@@ -1,8 +1,11 @@
 """Packs, checkpoints, players: a member's numbers are its own, whatever happens beside it or to the process."""
 
 import dataclasses
+import errno
 import json
 import math
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ from gimtune.algebra.priors import PRIORS
 from gimtune.data.binarized import binarized
 from gimtune.metrics import Evaluation
 from gimtune.study.opened import opened
-from gimtune.training import Pack, pack_name, run, save
+from gimtune.training import Pack, loop, pack_name, run, samples, save
 from gimtune.training.adam import Adam
 from gimtune.training.device import Resident
 from gimtune.vocabulary import LATE, METRICS, Member, Status
@@ -136,7 +139,8 @@ def test_members_of_a_pack_have_bounds_of_sigma_of_their_own(small, model):
         difference = largest_difference(alone.one(0), pack.one(i))
         assert difference == 0 if torch.backends.cpu.get_cpu_capability() == "AVX2" else difference < 2e-4
         one, other = (small.measure(p.objective, alone.one(0), members[i], ("validation",)) for p in (alone, pack))
-        assert one["mi_noised"] == other["mi_noised"] and one["likelihood"] == other["likelihood"]
+        assert one["mi_noised"] == other["mi_noised"]
+        assert one["likelihood"] == other["likelihood"]
         assert one["sigma_mean"] == pytest.approx(other["sigma_mean"], abs=0, nan_ok=True)
     # another start is another training, but for AVB, whose posterior has none
     assert (largest_difference(pack.one(0), pack.one(1)) > 1e-3) == (model != "avb")
@@ -273,9 +277,9 @@ def undisturbed(small):
     return {case: [[numbers(r) for r in rows] for rows in run(ms, small)] for case, ms in CASES.items()}
 
 
-def interrupted(members, evaluation, folder, after, note=lambda text: None):
+def interrupted(members, evaluation, folder, after, note=lambda text: None, **options):
     """The rows of a run that is stopped after some evaluations."""
-    running, rows = run(members, evaluation, folder, note), []
+    running, rows = run(members, evaluation, folder, note, **options), []
     for _ in range(after):
         rows.append([numbers(r) for r in next(running)])
     running.close()
@@ -290,6 +294,82 @@ def test_a_run_that_starts_again_gives_the_same_rows(small, tmp_path, undisturbe
     again = [[numbers(r) for r in rows] for rows in run(CASES[case], small, tmp_path)]
     # the rows of the checkpoint come once more, for a reader who died before writing them down
     assert again == undisturbed[case][after - 1 :]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("after", [1, 2])
+def test_what_is_written_while_training_goes_on_is_the_same(small, tmp_path, undisturbed, case, after):
+    plain, apart = tmp_path / "plain", tmp_path / "apart"
+    assert [len(rows) for rows in run(CASES[case], small, plain)] == [len(rows) for rows in undisturbed[case]]
+    before = interrupted(CASES[case], small, apart, after, overlap=True)
+    again = [[numbers(r) for r in rows] for rows in run(CASES[case], small, apart, overlap=True)]
+    # cut off, it may have written a checkpoint whose rows it has not told, and then tells them first
+    assert before == undisturbed[case][:after]
+    assert again in (undisturbed[case][after - 1 :], undisturbed[case][after:])
+
+    def files(folder):
+        return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.p[tn]*") if "packs" not in p.parts}
+
+    assert files(plain).keys() == files(apart).keys()
+    pictures = [name for name, content in files(plain).items() if name.suffix == ".png"]
+    assert all(files(plain)[name] == files(apart)[name] for name in pictures)
+
+
+def test_rows_are_told_when_what_they_speak_of_is_written(small, tmp_path, undisturbed, monkeypatch):
+    members, written, begun = several(2, epochs=8, evaluate_every=4), [], []
+    whole = [[numbers(r) for r in rows] for rows in run(members, small)]
+
+    def slowly(state, folder):
+        begun.append(state["epoch"])
+        assert go.wait(60)
+        keep(state, folder)
+        written.append(state["epoch"])
+
+    go, keep, epochs = threading.Event(), loop.keep, []
+    train_epoch = Pack.train_epoch
+
+    def counted(pack, stopping):
+        epochs.append(pack.epoch)
+        if pack.epoch == 6:
+            go.set()  # two epochs have been trained while the first checkpoint waited
+        return train_epoch(pack, stopping)
+
+    monkeypatch.setattr(loop, "keep", slowly)
+    monkeypatch.setattr(Pack, "train_epoch", counted)
+    running = run(members, small, tmp_path, overlap=True)
+    first = [numbers(r) for r in next(running)]
+    assert first == whole[0]
+    assert begun == written == [4]
+    assert epochs[:7] == [*range(7)]
+    assert [[numbers(r) for r in rows] for rows in running] == whole[1:]
+
+
+def test_a_stop_waits_for_what_is_being_written(small, tmp_path, undisturbed, monkeypatch):
+    members, keep = several(2, epochs=8, evaluate_every=4), loop.keep
+    whole = [[numbers(r) for r in rows] for rows in run(members, small)]
+    asked = iter(range(10_000))
+
+    def slowly(state, folder):
+        time.sleep(0.5)
+        keep(state, folder)
+
+    monkeypatch.setattr(loop, "keep", slowly)
+    steps = 4 * len(batches(len(small.data.images["train"]), members[0].batch_size))
+    running = run(members, small, tmp_path, stopping=lambda: next(asked) > steps, overlap=True)
+    assert [[numbers(r) for r in rows] for rows in running] == whole[:1]
+    assert [[numbers(r) for r in rows] for rows in run(members, small, tmp_path)] == whole
+
+
+def test_what_cannot_be_written_ends_the_run_and_no_checkpoint_comes_after_it(small, tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(samples, "save_grid", full)
+    members = several(2, epochs=4, evaluate_every=2)
+    with pytest.raises(OSError, match="No space left"):
+        list(run(members, small, tmp_path, overlap=True))
+    kept = sorted(p.name for p in (tmp_path / "packs" / pack_name(members)).iterdir())
+    assert kept == ["epoch-000002.pt"]
 
 
 def test_a_finished_run_gives_its_last_rows(small, tmp_path, undisturbed):

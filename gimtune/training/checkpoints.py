@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from gimtune.files import replacing
@@ -33,7 +34,8 @@ def reached(checkpoints: Path) -> int:
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """`torch.save` that leaves the old file or the new one, never half of either."""
+    """`torch.save` of tensors as a CPU has them, which leaves the old file or the new one, never half of either."""
+    state = tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, state)
     with replacing(path) as temporary, temporary.open("wb") as handle:
         # through a handle: by a name torch reports a full disk as a RuntimeError of its zip writer
         torch.save(state, handle)

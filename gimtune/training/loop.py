@@ -22,16 +22,13 @@ from torch.utils._pytree import tree_map
 
 from gimtune.algebra.objective import Objective, Parameters
 from gimtune.results.course import Course
-from gimtune.training.checkpoints import keep, keep_between, newest, save
+from gimtune.training.checkpoints import keep, keep_between, newest
 from gimtune.training.device import Resident, machines
-from gimtune.training.pack import FORMAT, Fellow, Pack, pack_name
-from gimtune.training.samples import save_cloud, save_codes, save_grid
+from gimtune.training.pack import Fellow, Pack, pack_name
+from gimtune.training.samples import keep_member
+from gimtune.training.writer import Writer
 from gimtune.vocabulary import Member, Status
 
-#: Validation images whose codes are kept, for a map of them.
-_CODES = 1000
-#: Vectors that are shown with their reconstructions.
-_JOINED = 200
 #: What a member's own numbers may raise; the others of its pack go on.
 _ITS_OWN = (ArithmeticError, RuntimeError, ValueError)
 #: Seconds between two looks whether to stop, during an evaluation.
@@ -98,6 +95,7 @@ def run(
     stopping: Callable[[], bool] = lambda: False,
     environment: str = "",
     checkpoints: Path | None = None,
+    overlap: bool = False,
 ) -> Iterator[Rows]:
     """Train a pack to its end; yields one row per member at every evaluation.
 
@@ -120,13 +118,28 @@ def run(
             evaluation. A pack with a folder writes there where it stands, and goes on from it bit for bit.
         environment: short name of the one that this process computes in; rows hold those of all that they came from.
         checkpoints: its folder, where it is not ``packs/<pack>``.
+        overlap: whether files are written while the next interval is trained. Rows are then told at the end of the
+            epoch in which their checkpoint has come to stand, so that ``stopped`` must not wait for them.
     """
-    training = _Training(members, evaluation, folder)
-    training.environments |= {environment: None} if environment else {}
-    pack, every = training.pack, members[0].evaluate_every
     if folder and checkpoints is None:
         checkpoints = folder / "packs" / pack_name(members)
+    with Writer(evaluation.data.device, overlap) as write:
+        training = _Training(members, evaluation, folder, write)
+        training.environments |= {environment: None} if environment else {}
+        yield from _run(training, checkpoints, note, stopped, stopping)
+
+
+def _run(
+    training: _Training,
+    checkpoints: Path | None,
+    note: Callable[[str], None],
+    stopped: Callable[[], Collection[str]],
+    stopping: Callable[[], bool],
+) -> Iterator[Rows]:
+    pack, every, write = training.pack, training.every, training.write
     told: list[Rows] = []
+    # the same while their checkpoint is being written
+    untold: list[Rows] = []
     pending: Rows = []
     stands = _Stands.BEHIND
     if checkpoints and (found := newest(checkpoints, note)):
@@ -143,14 +156,23 @@ def run(
             if not pack.train_epoch(stopping):
                 if checkpoints:
                     between = {"rows": told, "pending": rows, "stands": str(_Stands.WITHIN)}
+                    write.wait()
                     keep_between({**training.state(), **between}, checkpoints)
+                yield from untold
                 return
             if lost := pack.diverged():
                 why = f"the loss was not finite in epoch {pack.epoch}"
                 rows += [training.failed(m, Status.DIVERGED, why) for m in lost]
                 pack.drop(lost)
+            if untold and write.through:
+                write.wait()
+                yield from untold
+                untold = []
             if not pack.members or pack.epoch % every == 0 or pack.epoch == training.last:
                 break
+        write.wait()
+        yield from untold
+        untold = []
         stands = _Stands.BEHIND
         between = {"rows": told, "pending": rows, "stands": str(_Stands.BEFORE)}
         with _kept_before(training, between, checkpoints, stopping):
@@ -160,8 +182,18 @@ def run(
             pending, later = later, []
         told = [batch for batch in (rows + evaluated, later) if batch]
         if checkpoints:
-            keep({**training.state(), "rows": told, "pending": pending}, checkpoints)
-        yield from told
+            state = {**training.state(), "rows": told, "pending": pending}
+            write(keep, tree_map(_held, state) if write.apart else state, checkpoints)
+        untold = told
+        if not (write.apart and pack.members and pack.epoch < training.last):
+            write.wait()
+            yield from untold
+            untold = []
+
+
+def _held(leaf: Any) -> Any:
+    """What a checkpoint holds, apart from what training changes in place."""
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 class _Stands(StrEnum):
@@ -200,7 +232,8 @@ def _kept_before(
 class _Training:
     """A pack on its way, with its members' courses."""
 
-    def __init__(self, members: Sequence[Member], evaluation: Measurements, folder: Path | None) -> None:
+    def __init__(self, members: Sequence[Member], evaluation: Measurements, folder: Path | None, write: Writer) -> None:
+        self.every, self.write = members[0].evaluate_every, write
         self.pack, self.evaluation, self.folder = Pack(members, evaluation.data), evaluation, folder
         self.last = members[0].epochs
         self.courses = {m.trial: Course(m.watched, m.restore, m.patience) for m in members}
@@ -290,7 +323,7 @@ class _Training:
         row["best_epoch"] = self.courses[member.trial].best
         if self.folder:
             row["checkpoint"] = str(Path("members") / f"{trial}.pt")
-            _keep(self.pack, self.evaluation, index, self.folder, row)
+            keep_member(self.pack, self.evaluation, index, self.folder, row, self.write)
         return row
 
     def failed(self, member: Member, status: Status, why: str) -> dict[str, Any]:
@@ -342,30 +375,3 @@ class _Training:
             **metrics,
         }
         return {key: json.dumps(v, sort_keys=True) if isinstance(v, dict) else v for key, v in row.items()}
-
-
-def _keep(pack: Pack, evaluation: Measurements, index: int, folder: Path, row: dict[str, Any]) -> None:
-    """Write a member's weights with its last row, its samples and its codes."""
-    member = pack.members[index]
-    parameters = pack.one(index, best=True)
-    # clones: a slice of a stack would be saved with the whole stack behind it
-    weights = tree_map(lambda leaf: leaf.clone().cpu(), parameters)
-    kept = {"format": FORMAT, "member": member.to_json(), "parameters": weights, "row": json.dumps(row)}
-    save(kept, folder / row["checkpoint"])
-    whose = pack.objective, parameters, member
-    shown = folder / "samples" / f"{member.trial}.png", folder / "samples" / f"{member.trial}-reconstructed.png"
-    if pack.data.vectors:
-        save_cloud(pack.data.scaled("test", slice(_CODES)), evaluation.samples(*whose, _CODES), shown[0])
-        real, made = evaluation.reconstructions(*whose, _CODES)
-        save_cloud(real, made, shown[1], joined=_JOINED)
-    else:
-        save_grid(evaluation.samples(*whose, 64).unflatten(0, (8, 8)), shown[0])
-        # rows of images, and below each what the decoder makes of their codes
-        pairs = evaluation.reconstructions(*whose, 32)
-        wide = min(8, pairs.shape[1])  # a split may have ten images
-        whole = pairs[:, : pairs.shape[1] // wide * wide].unflatten(1, (-1, wide))
-        save_grid(whole.transpose(0, 1).flatten(0, 1), shown[1])
-        for name, grid in evaluation.pictures(*whose).items():
-            save_grid(grid, folder / "samples" / f"{member.trial}-{name}.png")
-    codes, labels = evaluation.codes(*whose, _CODES)
-    save_codes(codes, labels, folder / "samples" / f"{member.trial}-latents.npz")

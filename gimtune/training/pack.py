@@ -61,10 +61,11 @@ class Pack:
         self._finite = torch.ones(len(members), dtype=torch.bool, device=self.device)
         self.seconds = dict.fromkeys((m.trial for m in members), 0.0)
         self.trained = dict.fromkeys(self.seconds, 0.0)
+        constants = [data.constants(self.objective, m, "train") for m in members]
         spreads = _spreads(members, self.device)
         self._stack(
             [self.objective.initial(m.seed, self.device) for m in members],
-            [data.constants(self.objective, m, "train")._replace(spread=own) for m, own in zip(members, spreads, strict=True)],
+            [those._replace(spread=own) for those, own in zip(constants, spreads, strict=True)],
         )
         self.optimisers = self._optimisers()
         self._steps = self._recorders()

@@ -1,14 +1,61 @@
-"""Pictures and codes of a member that has ended, as files."""
+"""What is kept of a member that has ended, as files: weights, pictures and codes."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from gimtune.files import replacing
+from gimtune.training.checkpoints import save
+from gimtune.training.pack import FORMAT, Pack
+
+if TYPE_CHECKING:
+    from gimtune.training.loop import Measurements
+
+#: Validation images whose codes are kept, for a map of them.
+_CODES = 1000
+#: Vectors that are shown with their reconstructions.
+_JOINED = 200
+
+
+def keep_member(
+    pack: Pack, evaluation: Measurements, index: int, folder: Path, row: dict[str, Any], write: Callable[..., None]
+) -> None:
+    """Its weights with its last row, its samples and its codes.
+
+    Args:
+        write: is given functions that write files, and what they take.
+    """
+    member = pack.members[index]
+    parameters = pack.one(index, best=True)
+    # clones: a slice of a stack would be saved with the whole stack behind it
+    weights = tree_map(lambda leaf: leaf.clone(), parameters)
+    kept = {"format": FORMAT, "member": member.to_json(), "parameters": weights, "row": json.dumps(row)}
+    write(save, kept, folder / row["checkpoint"])
+    whose = pack.objective, parameters, member
+    shown = folder / "samples" / f"{member.trial}.png", folder / "samples" / f"{member.trial}-reconstructed.png"
+    if pack.data.vectors:
+        write(save_cloud, pack.data.scaled("test", slice(_CODES)), evaluation.samples(*whose, _CODES), shown[0])
+        real, made = evaluation.reconstructions(*whose, _CODES)
+        write(save_cloud, real, made, shown[1], _JOINED)
+    else:
+        write(save_grid, evaluation.samples(*whose, 64).unflatten(0, (8, 8)), shown[0])
+        # rows of images, and below each what the decoder makes of their codes
+        pairs = evaluation.reconstructions(*whose, 32)
+        wide = min(8, pairs.shape[1])  # a split may have ten images
+        whole = pairs[:, : pairs.shape[1] // wide * wide].unflatten(1, (-1, wide))
+        write(save_grid, whole.transpose(0, 1).flatten(0, 1), shown[1])
+        for name, grid in evaluation.pictures(*whose).items():
+            write(save_grid, grid, folder / "samples" / f"{member.trial}-{name}.png")
+    codes, labels = evaluation.codes(*whose, _CODES)
+    write(save_codes, codes, labels, folder / "samples" / f"{member.trial}-latents.npz")
 
 
 def save_grid(images: Tensor, path: Path) -> None:

@@ -357,6 +357,7 @@ def _trial_config(config: Config, pack: Pack, run: Path) -> dict[str, Any]:
         "cpu": config.resources.cpu,
         "gpu": config.resources.gpu,
         "cuda_graphs": config.resources.cuda_graphs,
+        "scheduled": config.scheduler.name != "fifo",
         "plugins": dict(parts.plugins()),
     }
 

@@ -22,9 +22,11 @@ _ASKED = {"cpu": 8, "cuda": 16}
 _ROOM = {"cpu": 2 * 2**30, "cuda": 8 * 2**30}
 #: Bytes of a GPU that each process on it takes beside what it allocates.
 _CONTEXT = 2**29
-#: Numbers that stand for each weight (gradient, two moments, the best so far, itself), and for each unit and example of
-#: a minibatch (values, gradients and what the chain rule keeps).
-_COPIES, _KEPT = 5, 12
+#: Numbers that stand for each weight: gradient, two moments, the best so far and itself, and on a GPU once more what is
+#: being written while training goes on.
+_COPIES = {"cpu": 5, "cuda": 9}
+#: The same for each unit and example of a minibatch: values, gradients and what the chain rule keeps.
+_KEPT = 12
 #: What the members of a pack have each for itself, beside weights and the prior's numbers.
 _OWN = frozenset({"weight", "seed", "learning_rate", "beta1", "sigma_min", "sigma_start"})
 #: Of these, what an encoder that others wrote is given as numbers.
@@ -142,7 +144,13 @@ def check_share(made: Iterable[Pack], image: tuple[int, int, int], gpu: float, t
         ValueError: naming the pack that takes most.
     """
     needed, size, model = max(
-        ((len(pack) * _bytes(Objective(pack[0], image, torch.float32), pack[0], image), len(pack), pack[0].model))
+        (
+            (
+                len(pack) * _bytes(Objective(pack[0], image, torch.float32), pack[0], image, "cuda"),
+                len(pack),
+                pack[0].model,
+            )
+        )
         for pack in made
     )
     if needed > share(gpu, total, data):
@@ -161,10 +169,10 @@ def _most(member: Member, image: tuple[int, int, int], device: str, room: int | 
     if device == "cpu" and not objective.small:
         return 1
     left = _ROOM[device] if room is None else min(room, _ROOM[device])
-    return max(1, left // _bytes(objective, member, image))
+    return max(1, left // _bytes(objective, member, image, device))
 
 
-def _bytes(objective: Objective, member: Member, image: tuple[int, int, int]) -> int:
+def _bytes(objective: Objective, member: Member, image: tuple[int, int, int], device: str) -> int:
     """Of memory that a member's training takes, about."""
     units = 2 * math.prod(image) + objective.units
-    return 4 * (_COPIES * sum(p.numel() for p in objective.weights) + _KEPT * member.batch_size * units)
+    return 4 * (_COPIES[device] * sum(p.numel() for p in objective.weights) + _KEPT * member.batch_size * units)

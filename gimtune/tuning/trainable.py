@@ -71,6 +71,8 @@ class GimTrial(tune.Trainable):
         self._made = made_by(self._device, torch.get_num_threads())
         if 0 < config["gpu"] < 1 and self._device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(config["gpu"])
+        # on a CPU there is nothing beside it; a scheduler wants to hear of an interval before the next begins
+        self._overlap = self._device.type == "cuda" and not config["scheduled"]
         if config["cuda_graphs"]:
             CAPTURES["cuda"] = cuda_graph
         self._members = [Member.from_json(text) for text in config["members"]]
@@ -137,6 +139,7 @@ class GimTrial(tune.Trainable):
                 stopping=self._asked,
                 environment=fingerprint(self._made),
                 checkpoints=place,
+                overlap=self._overlap,
             ):
                 yield rows, place == listed[-1][1]
             if self._asked():
