@@ -1,18 +1,21 @@
 """Members an hour: a study of VAEs as the command line runs it, against hand-written trials one after the other.
 
     python -m benchmarks.gpu_study --data-root ../shared/data              on the GPU, if there is one
+    python -m benchmarks.gpu_study --workers 1 2 4 8                       to choose how many packs share a GPU
+    python -m benchmarks.gpu_study resources.cuda_graphs=true --workers 1 2 4 8
     python -m benchmarks.gpu_study --members 4 --epochs 1 --trials 1       the same in small
 
 Both train MNIST's VAE (784-512-512, latent size 8, batch 256, Adam at 1e-3), each member with a weight of its own, on
 the same machine and device, and measure it on both splits at its end. By hand means the module and the library metrics
 of `benchmarks.trial_against_handwritten` in a plain loop, its images on the device; its metrics are a third of a
 study's. A study's time goes from the command to its report, with the start of Ray; ``trained`` is from the first report
-of a member to the last.
+of a member to the last. Members are parted evenly among the workers of a GPU, so that each has a pack.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import sqlite3
@@ -88,6 +91,7 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=64, help="of the study (64)")
     parser.add_argument("--trials", type=int, default=2, help="by hand (2)")
     parser.add_argument("--epochs", type=int, default=10, help="of each (10)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[4], help="that share a GPU, one study each (4)")
     parser.add_argument("more", nargs="*", help="further settings of the study, as resources.members=16")
     arguments = parser.parse_args()
     gpu = torch.cuda.is_available()
@@ -101,7 +105,10 @@ def main() -> None:
         **({"resources": "gpu"} if gpu else {}),
         **dict(pair.split("=", 1) for pair in arguments.more),
     }
-    whole, trained = study(options, arguments.members)
+    times = {}
+    for workers in arguments.workers if gpu else [0]:
+        parted = {"resources.gpu": 1 / workers, "resources.members": -(-arguments.members // workers)} if gpu else {}
+        times[f", {workers} a GPU" if gpu else ""] = study({**parted, **options}, arguments.members)
     data = load("mnist", root=arguments.data_root)
     on_cpu = {split: torch.tensor(array) / data.scale for split, array in data.images.items()}
     there = {"train": on_cpu["train"].to(device)}
@@ -116,11 +123,14 @@ def main() -> None:
         f"{name}, python {platform.python_version()}, torch {torch.__version__}; study in {precision(device)}, by hand "
         f"in float32\n{arguments.members} members, {arguments.epochs} epochs of MNIST\n"
     )
-    rates = {"study": arguments.members / whole, "study, trained": arguments.members / max(trained, 1e-9)}
-    print(f"{'':16s} {'members an hour':>16s} {'/ by hand':>10s}")
-    for what, rate in {**rates, "by hand": 1 / each}.items():
-        shown = "-" if what == "study, trained" and trained < 1 else f"{3600 * rate:16.0f} {rate * each:10.2f}"
-        print(f"{what:16s} {shown}")
+    rates = {"by hand": 1 / each}
+    for workers, (whole, trained) in times.items():
+        rates[f"study{workers}"] = arguments.members / whole
+        # a single report has no time between
+        rates[f"study{workers}, trained"] = arguments.members / trained if trained >= 1 else math.nan
+    print(f"{'':24s} {'members an hour':>16s} {'/ by hand':>10s}")
+    for what, rate in rates.items():
+        print(f"{what:24s} {3600 * rate:16.0f} {rate * each:10.2f}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Studies on clusters: two nodes on this machine, joined, submitted to, refused; and what listens where."""
 
+import json
 import os
 import shlex
 import shutil
@@ -98,8 +99,8 @@ def free_port() -> int:
 class Nodes:
     """Nodes started with ``ray start``, each a process group that ends with the test."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, gpus: int = 0, **more: str) -> None:
+        self.folder, self.gpus, self.more = folder, gpus, more
         self.started: list[subprocess.Popen] = []
         self.port, self.dashboard = free_port(), free_port()
         self.address = f"127.0.0.1:{self.port}"
@@ -120,13 +121,18 @@ class Nodes:
     def _start(self, options: str, before: str = "") -> subprocess.Popen:
         ray = Path(sys.executable).with_name("ray")
         # the agent, which answers for jobs, has a fixed port otherwise
-        options += f" --dashboard-agent-listen-port={free_port()} --num-cpus=1 --object-store-memory=150000000"
+        options += f" --dashboard-agent-listen-port={free_port()} --object-store-memory=150000000"
+        options += f" --num-cpus={1 + self.gpus} --num-gpus={self.gpus}"
         command = f"{before} exec {ray} start {options} --block --disable-usage-stats"
         said = self.folder / f"node-{len(self.started)}.txt"
         shell = ["unshare", "-m", "bash", "-c"] if before else ["bash", "-c"]
         with said.open("w") as log:
             node = subprocess.Popen(
-                [*shell, command], env=environment(self.folder), stdout=log, stderr=log, start_new_session=True
+                [*shell, command],
+                env=environment(self.folder, **self.more),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         self.started.append(node)
         deadline = time.monotonic() + 170
@@ -201,6 +207,63 @@ def test_a_study_on_two_nodes_has_the_numbers_of_one(cluster):
     done = gimtune(alone, *STUDY, "ray.dashboard=false")
     assert done.returncode == 0, done.stdout + done.stderr
     pd.testing.assert_frame_equal(table(run), table(only_run(alone)), check_exact=True)
+
+
+#: Has trials take a GPU that is none for a processor, and note where they are and where the images lie.
+STAND_IN = """
+import importlib.util, json, os, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name != "gimtune.tuning.trainable":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (execute(module), patch(module.GimTrial))
+        return spec
+
+def patch(trial):
+    start = trial._start
+    def on_a_processor(self, config):
+        import ray
+        start(self, {**config, "gpu": 0})
+        address = self._data.images["train"].__array_interface__["data"][0]
+        lines = [line.split() for line in open("/proc/self/maps")]
+        inside = [line for line in lines if int(line[0].split("-")[0], 16) <= address < int(line[0].split("-")[1], 16)]
+        context = ray.get_runtime_context()
+        seen = {"node": context.get_node_id(), "gpus": os.environ["CUDA_VISIBLE_DEVICES"], "pid": os.getpid()}
+        seen |= {"memory": inside[0][3:6], "members": len(self._members)}
+        with open(os.environ["GIMTUNE_SEEN"], "a") as file:
+            file.write(json.dumps(seen) + "\\n")
+    trial._start = on_a_processor
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.slow
+def test_packs_spread_over_the_gpus_of_a_cluster_and_each_node_holds_the_images_once(request, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(STAND_IN)
+    seen = tmp_path / "seen.txt"
+    cluster = Nodes(tmp_path, gpus=1, PYTHONPATH=f"{tmp_path}:{ROOT}", GIMTUNE_SEEN=str(seen))
+    request.addfinalizer(cluster.close)
+    cluster.head()
+    cluster.join()
+    shares = ("resources=gpu", "resources.gpu=0.5", "resources.members=1", f"ray.address={cluster.address}")
+    done = gimtune(tmp_path, *STUDY, *shares)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(analysis.load(only_run(tmp_path)).trials["status"]) == {"done"}
+    packs = pd.DataFrame(map(json.loads, seen.read_text().splitlines()))
+    # four packs by four workers: two on each node, which share its GPU
+    assert packs["members"].tolist() == [1] * 4
+    assert set(packs["gpus"]) == {"0"}
+    assert packs.groupby("node")["pid"].nunique().tolist() == [2, 2]
+    # in what a node's workers have in common, and not in memory of their own
+    where = packs["memory"].map(tuple)
+    assert where.map(lambda one: one[-1].startswith("/dev/shm/plasma")).all(), set(where)
+    assert where.groupby(packs["node"]).nunique().tolist() == [1, 1]
+    assert where.nunique() == 2
 
 
 @pytest.mark.slow
