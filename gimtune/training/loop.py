@@ -266,9 +266,10 @@ class _Training:
         gone: list[Member] = []
         now: list[tuple[Member, dict[Any, Any]]] = []
         before: list[tuple[Member, dict[Any, Any]]] = []
-        for member in self.pack.members:
-            memory: dict[Any, Any] = {}
-            metrics = self._measured(member, self._index(member), "validation", memory)
+        fellows = [Fellow(self.pack.one(i), member, {}) for i, member in enumerate(self.pack.members)]
+        for fellow in fellows:
+            member, memory = fellow.member, fellow.once
+            metrics = self._measured(fellow, fellows)
             if isinstance(metrics, str):
                 rows.append(self.failed(member, Status.FAILED, metrics))
                 gone.append(member)
@@ -291,7 +292,7 @@ class _Training:
         lost: dict[str, str] = {}
         for member, _ in ending:
             if member.trial not in self.best:  # told to stop before its first evaluation
-                metrics = self._measured(member, self._index(member), "validation", {})
+                metrics = self._measured(Fellow(self.pack.one(self._index(member)), member, {}))
                 if isinstance(metrics, str):
                     lost[member.trial] = metrics
                 else:
@@ -342,17 +343,18 @@ class _Training:
             self.best[member.trial] = metrics
         return best
 
-    def _measured(self, member: Member, index: int, split: str, memory: dict[Any, Any]) -> dict[str, Any] | str:
-        """Metrics on a split, or why there are none: this member's numbers, not the machine; the others go on."""
+    def _measured(self, fellow: Fellow, fellows: Sequence[Fellow] = ()) -> dict[str, Any] | str:
+        """Metrics on the validation split, or why there are none: this member's numbers, not the machine; the others
+        go on."""
         started = time.perf_counter()
         try:
-            return self.evaluation.measure(self.pack.objective, self.pack.one(index), member, (split,), memory)
+            return self.evaluation.measure(self.pack.objective, *fellow[:2], ("validation",), fellow.once, fellows)
         except _ITS_OWN as error:
             if machines(error):
                 raise
             return f"{type(error).__name__}: {error}"
         finally:
-            self.pack.seconds[member.trial] += time.perf_counter() - started
+            self.pack.seconds[fellow.member.trial] += time.perf_counter() - started
 
     def _row(self, member: Member, metrics: dict[str, Any], status: Status, error: str | None = None) -> dict[str, Any]:
         """A row as the results store takes it: reasons, flags and estimators are JSON text."""
