@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psutil
 
-from gimtune.algebra.encoders import make_encoder, sigma_start
+from gimtune.algebra.encoders import make_encoder
 from gimtune.algebra.likelihoods import LIKELIHOODS
 from gimtune.algebra.models import MODELS
 from gimtune.algebra.priors import PRIORS, make_prior
-from gimtune.algebra.restrictions import RESTRICTIONS, refuses
+from gimtune.algebra.restrictions import RESTRICTIONS, refuses, sigma_start
 from gimtune.results.store import Store
 from gimtune.vocabulary import Member
 
@@ -54,7 +54,7 @@ def member(model="vae", weight=1.0, parameters=None, **options):
     fitting = {
         "side": str(declared.side),
         "encoder": declared.encoder,
-        "sigma_start": sigma_start(declared.side),
+        "sigma_start": sigma_start(declared.side, [RESTRICTIONS[r.match, r.divergence] for r in declared.restrictions]),
     }
     if declared.prior or declared.likelihood == "features":
         fitting["likelihood"] = declared.likelihood

@@ -412,11 +412,21 @@ def test_the_wae_is_deterministic_unless_a_study_asks():
 def test_where_a_posterior_starts_is_part_of_what_a_member_is():
     given = ["models=[vae]", "prior=normal", "space.seed=0"]
     (one,), (other,) = (members(load([*given, *more])) for more in ([], ["training.sigma_start=0.5"]))
-    swept = members(load([*given, "space.sigma_start={grid: [0.03, 0.5]}"]))
-    assert (one.sigma_start, other.sigma_start) == (0.03, 0.5)
+    swept = members(load([*given, "space.sigma_start={grid: [0.3, 0.5]}"]))
+    assert (one.sigma_start, other.sigma_start) == (0.3, 0.5)
+    assert {m.trial for m in swept} == {one.trial, other.trial}
+
+
+def test_where_a_posterior_starts_by_default_is_a_matter_of_its_restriction():
+    given = ["prior=normal", "space.seed=0", "encoder=gaussian"]
+    several = members(load(["models=[beta_vae,info_vae,vae_gan,wvae,js_vae,wae_mmd,aae,alice]", *given]))
+    found = {m.model: m.sigma_start for m in several}
+    # where its own divergence from the prior is restricted, it is sought from nearer; where all codes together are, a
+    # wide one would be kept wide
+    assert {model for model, start in found.items() if start == 0.3} == {"beta_vae", "info_vae", "vae_gan"}
+    assert {start for start in found.values() if start != 0.3} == {0.03}
     # a likelihood of the prior's codes starts as wide as the prior
     assert {m.sigma_start for m in members(load(["models=[infogan]", "prior=normal", "space.seed=0"]))} == {1.0}
-    assert {m.trial for m in swept} == {one.trial, other.trial}
 
 
 def test_a_weight_beside_the_squared_error_is_converted_with_the_likelihood():

@@ -4,11 +4,8 @@ import pytest
 import torch
 from helpers import member
 
-from gimtune.algebra.encoders import sigma_start
+from gimtune.algebra.restrictions.base import NARROW
 from gimtune.training.pack import Pack
-from gimtune.vocabulary import Side
-
-START = sigma_start(Side.Q)
 
 
 def information(pack, data, index):
@@ -30,7 +27,7 @@ def information(pack, data, index):
 )
 def test_what_the_start_decides(evaluation, model, kept, collapsed, narrow, wide):
     settings = {"encoder": "gaussian", "latent_dim": 8, "network": {"name": "mlp", "hidden": [128, 128]}, "epochs": 60}
-    for start, (most, least) in ((START, narrow), (1.0, wide)):
+    for start, (most, least) in ((NARROW, narrow), (1.0, wide)):
         pack = Pack([member(model, w, sigma_start=start, **settings) for w in (kept, collapsed)], evaluation.data)
         for _ in range(60):
             pack.train_epoch()

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from gimtune import parts
 from gimtune.algebra.divergences import gaussian_log_prob
-from gimtune.vocabulary import Side
 
 #: From base noise to the values of an implicit encoder's basis.
 Basis = Callable[[Tensor], Tensor]
@@ -267,17 +266,6 @@ class Image(Encoder):
 
     def log_prob(self, z: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
         return -((z - mu).abs() + math.log(2)).sum(-1)
-
-
-def sigma_start(side: Side) -> float:
-    """Where a Gaussian posterior's deviation starts by default.
-
-    Narrow where codes are drawn from it: a restriction of the codes alone holds a wide one where it starts, at weights
-    where a narrow one keeps its information (`docs/reference/models.md` has the sweep). As wide as the prior on side p,
-    where it is a likelihood of the prior's codes: a narrow one would have the generator chase an encoder
-    that knows nothing yet.
-    """
-    return 1.0 if side is Side.P else 0.03
 
 
 def choices() -> list[str]:

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from gimtune import data, networks, parts
-from gimtune.algebra.encoders import ENCODERS, choices, make_encoder, sigma_start
+from gimtune.algebra.encoders import ENCODERS, choices, make_encoder
 from gimtune.algebra.likelihoods import LIKELIHOODS
 from gimtune.algebra.models import MODELS, fixed_likelihood
 from gimtune.algebra.priors import PRIORS, Prior, make_prior
-from gimtune.algebra.restrictions import RESTRICTIONS, refuses
+from gimtune.algebra.restrictions import RESTRICTIONS, refuses, sigma_start
 from gimtune.data import DATASETS
 from gimtune.metrics import FEATURES, MEASURES
 from gimtune.networks import NETWORKS
@@ -258,7 +258,7 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         sigma_min=_number("sigma_min", values.get("sigma_min", config.training.sigma_min), 0),
         sigma_start=_number(
             "sigma_start",
-            _first(values.get("sigma_start"), config.training.sigma_start, sigma_start(model.side)),
+            _first(values.get("sigma_start"), config.training.sigma_start, sigma_start(model.side, used)),
             0,
             above=True,
         ),

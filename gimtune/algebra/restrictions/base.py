@@ -7,7 +7,7 @@ value, the scalar has the value of the one and the gradient of the other.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,10 +20,13 @@ from gimtune.algebra.encoders import Encoder, Gaussian
 from gimtune.algebra.priors import Prior, make_prior
 from gimtune.algebra.restrictions.refusals import Check, bounded, no_density
 from gimtune.algebra.restrictions.sample import PAIRS, Pair, Sample, pair_contrast
-from gimtune.vocabulary import Match
+from gimtune.vocabulary import Match, Side
 
 #: Noise that a restriction may ask for, beside the posterior's.
 DRAWS = ("prior", "directions", "normal", "mix")
+#: Where a Gaussian posterior starts. A restriction of the codes alone holds a wide one where it starts, at weights
+#: where a narrow one keeps its information (`docs/reference/models.md` has the sweeps).
+NARROW = 0.03
 _GAUSSIAN = Gaussian()
 
 
@@ -41,6 +44,7 @@ class Restriction:
         critic: the player it owns.
         pair: the samples that the critic tells apart.
         known: what is added to the critic's logit under q outside the critic, (n,).
+        sigma_start: where a Gaussian posterior's deviation starts by default, in the prior's deviations.
     """
 
     match: Match
@@ -54,6 +58,7 @@ class Restriction:
     critic: Critic | None = None
     pair: Callable[[Sample], Pair] | None = None
     known: Callable[[Sample], Tensor] | None = None
+    sigma_start: float = NARROW
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "match", Match(self.match))
@@ -142,6 +147,15 @@ class Restriction:
             mix = sample.noise["mix"] if critic.divergence.unit_slope else pair[0]
             loss = loss + critic.penalty(logits, *pair, self.moves(sample.prior), mix)
         return loss
+
+
+def sigma_start(side: Side, restrictions: Iterable[Restriction]) -> float:
+    """Where a member's posterior starts, if its study does not say.
+
+    As wide as the prior on side p, where the posterior is a likelihood of the prior's codes: a narrow one would have
+    the generator chase an encoder that knows nothing yet.
+    """
+    return 1.0 if side is Side.P else max((r.sigma_start for r in restrictions), default=NARROW)
 
 
 def _accept(restriction: Any) -> tuple[tuple[Match, str], Restriction]:

@@ -77,6 +77,8 @@ _ALL = (
         "Kingma & Welling 2014, app. B",
         _posterior_kl,
         (*_CLOSED, bounded),
+        # it finds the deviation from any start, and needs many epochs from far below the prior's
+        sigma_start=0.3,
     ),
     Restriction(
         Match.POSTERIOR,
