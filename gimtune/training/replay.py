@@ -49,7 +49,8 @@ def cuda_graph(function: Callable[[], tuple[Tensor, ...]]) -> tuple[Callable[[],
         function()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # another thread may be copying what is to be written
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         made = function()
     return graph.replay, made
 
