@@ -201,7 +201,8 @@ class Kept:
         self.front = with_shares(front(self.trials, self.facts["objectives"]), np.random.default_rng(0))
         self.pictures = {key: text for key, text in _FIGURES.items() if (folder / f"{key}.png").is_file()}
         self.data = ", ".join(sorted(self.front.points["data"].unique()))
-        self.notes = [note for note in [levelling(self.trials), edges(self.front.points)] if note]
+        points = self.front.points
+        self.notes = [note for note in [levelling(self.trials), edges(points), starts(points)] if note]
         self.shown = _SHOWN
         means = configurations(self.front.points)
         self.seeded = bool((means["seeds"] > 1).any())
@@ -257,6 +258,17 @@ class Kept:
         for row in rows.to_dict("records"):
             cells = {key: error_of(row, key) if key in row else "-" for key in self.shown}
             yield {**row, **cells, "anchor": anchor(row["model"], row["prior"])}
+
+
+def starts(points: pd.DataFrame) -> str:
+    """Where the models' Gaussian posteriors started: the default was not always what it is."""
+    own = points[points["encoder"] == "gaussian"]
+    found = pd.DataFrame({"model": own["model"], "start": [json.loads(text)["sigma_start"] for text in own["config"]]})
+    by_start = found.groupby("start")["model"].unique()
+    if by_start.empty:
+        return ""
+    listed = "; ".join(f"{start:g} for {', '.join(sorted(models))}" for start, models in by_start.items())
+    return f"Gaussian posteriors started at a deviation of {listed}"
 
 
 def anchor(*words: str) -> str:
