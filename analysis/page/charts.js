@@ -185,7 +185,8 @@ function dressed(layout) {
     font: { color: palette.ink },
     hovermode: "closest",
     legend: { itemsizing: "trace", ...legend },
-    margin: { l: 60, r: 12, t: 12, b: 60 },
+    // above the legend: the tools, which are shown while one points at the chart
+    margin: { l: 60, r: 12, t: narrow() ? 12 : 34, b: 60 },
   });
 }
 
