@@ -210,8 +210,8 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def slow(session: nox.Session) -> None:
     """The slow tests but for the long ones, which are for a release (``-- -m long``); arguments go to pytest."""
-    # most of them wait for Ray to start and to end
-    session.run("pytest", "-n", "2", "-m", "slow and not long", "--durations=25", *session.posargs)
+    # one at a time: several of them are about what happens within seconds
+    session.run("pytest", "-m", "slow and not long", "--durations=25", *session.posargs)
 
 
 @nox.session

@@ -19,6 +19,8 @@ from gimtune.tuning.search import Proposals
 from gimtune.vocabulary import Status
 
 NOTHING = pd.DataFrame()
+#: Its Gaussian processes take long, and the other samplers are asked the same.
+LONG = [pytest.mark.slow, pytest.mark.long]
 SPACE = [
     "study=search",
     "search.trials=20",
@@ -214,7 +216,7 @@ def diverged_late(sampler, folder, seed, trials):
 
 @pytest.mark.parametrize(
     ("sampler", "trials"),
-    [("tpe", 40), pytest.param("nsga2", 100, marks=pytest.mark.slow), pytest.param("gp", 24, marks=pytest.mark.slow)],
+    [("tpe", 40), pytest.param("nsga2", 100, marks=pytest.mark.slow), pytest.param("gp", 24, marks=LONG)],
 )
 def test_samplers_learn_from_what_diverged(tmp_path, sampler, trials):
     shares = [diverged_late(sampler, tmp_path / str(seed), seed, trials) for seed in range(10)]
@@ -270,7 +272,7 @@ def test_a_small_space_ends_with_its_members(tmp_path):
     assert sorted((m.model, m.weight) for m in found) == [("vae", 0.1), ("vae", 1), ("wae_mmd", 0.1), ("wae_mmd", 1)]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", pytest.param("gp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", pytest.param("gp", marks=LONG)])
 def test_a_space_of_stopped_members_ends_with_its_members(tmp_path, sampler):
     weights = ", ".join(str(10 ** (i / 10)) for i in range(-10, 5))
     space = config(
