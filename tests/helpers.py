@@ -122,7 +122,7 @@ class Driver:
         return {**os.environ, "XDG_CACHE_HOME": str(folder.parent / "cache"), "PYTHONPATH": os.pathsep.join(found)}
 
     def wait(self) -> int:
-        return self.process.wait(240)
+        return self.process.wait(400)
 
     def said(self) -> str:
         self.output.seek(0)
