@@ -41,6 +41,8 @@ FOLDER = ROOT / "docs" / "results"
 #: Columns that say how a row came about at length, and which the run folder keeps.
 _LONG = ("reasons", "estimators", "assignment", "checkpoint", "pack")
 _ROWS = 40
+#: Seconds of a member on average from which on its rows are kept, to be taken over in another sitting.
+_DEAR = 60
 _TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 #: What the pages say of a model at a weight, on the test split.
 _SHOWN = {
@@ -63,7 +65,8 @@ def keep(run: Path, name: str) -> Path:
     study, folder = load(run), FOLDER / name
     best = front(study.trials, study.objectives)
     folder.mkdir(parents=True, exist_ok=True)
-    keep_rows(run, best, folder / "run")
+    if study.trials["seconds"].mean() > _DEAR:
+        keep_rows(run, best, folder / "run")
     study.trials.drop(columns=[*_LONG], errors="ignore").to_parquet(folder / "trials.parquet", index=False)
     shutil.copy(run / "claims.csv", folder)
     (folder / "run.json").write_text(json.dumps(_facts(study), indent=2) + "\n", encoding="utf-8")
