@@ -38,7 +38,7 @@ class World:
         }
         source = torch.Generator().manual_seed(3)
         domain = torch.rand(40, PIXELS, generator=source) if self.objective.prior.images else None
-        weights, prior = self.objective.constants(one, CPU, domain)
+        weights, prior, _ = self.objective.constants(one, CPU, domain)
         exact = torch.tensor([w for *_, w in one.restrictions], dtype=torch.float64)
         assert torch.allclose(weights.double(), exact)
         self.constants = Constants(exact, {key: value.double() for key, value in prior.items()})
