@@ -186,7 +186,7 @@ def losses(small):
 
 def members():
     """So fast a learning rate that they level off within some epochs, each at another one."""
-    rule = {"restore": "loss", "watched": LOSS, "patience": 2, "epochs": 20, "evaluate_every": 2}
+    rule = {"restore": "loss", "watched": LOSS, "patience": 2, "epochs": 20, "evaluate_every": 2, "sigma_start": 0.03}
     return [member("beta_vae", weight=w, seed=s, learning_rate=0.03, **rule) for w, s in ((3.0, 2), (4.0, 0), (4.0, 2))]
 
 

@@ -50,8 +50,7 @@ class Training(_Section):
     batch_size: Annotated[int, Field(ge=4)] = Field(description="images per step, at most")
     sigma_min: Annotated[float, Field(ge=0, le=1)] = Field(description="lower bound of the posterior's deviation")
     sigma_start: PositiveFloat | None = Field(
-        description="a Gaussian posterior's deviation when training starts; null: 1 on side p, 0.3 with a restriction "
-        "posterior/kl, else 0.03"
+        description="a Gaussian posterior's deviation at the start; null: 1 on side p, 0.3 with posterior/kl, else 0.03"
     )
 
 
