@@ -133,9 +133,9 @@ def test_members_of_a_pack_have_rates_of_their_own(small, model):
 def test_members_of_a_pack_have_bounds_of_sigma_of_their_own(small, model):
     settings = [(0.03, 1e-3), (1.0, 1e-3), (0.03, 0.3)]
     members = [member(model, seed=1, sigma_start=start, sigma_min=least) for start, least in settings]
-    pack = trained(members, small, 2)
+    pack = trained(members, small, 1)
     for i in range(3):
-        alone = trained(members[i : i + 1], small, 2)
+        alone = trained(members[i : i + 1], small, 1)
         difference = largest_difference(alone.one(0), pack.one(i))
         assert difference == 0 if torch.backends.cpu.get_cpu_capability() == "AVX2" else difference < 2e-4
         one, other = (small.measure(p.objective, alone.one(0), members[i], ("validation",)) for p in (alone, pack))
@@ -303,9 +303,8 @@ def test_what_is_written_while_training_goes_on_is_the_same(small, tmp_path, und
     assert [len(rows) for rows in run(CASES[case], small, plain)] == [len(rows) for rows in undisturbed[case]]
     before = interrupted(CASES[case], small, apart, after, overlap=True)
     again = [[numbers(r) for r in rows] for rows in run(CASES[case], small, apart, overlap=True)]
-    # cut off, it may have written a checkpoint whose rows it has not told, and then tells them first
     assert before == undisturbed[case][:after]
-    assert again in (undisturbed[case][after - 1 :], undisturbed[case][after:])
+    assert again == undisturbed[case][after - 1 :]
 
     def files(folder):
         return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.p[tn]*") if "packs" not in p.parts}
@@ -315,7 +314,7 @@ def test_what_is_written_while_training_goes_on_is_the_same(small, tmp_path, und
     assert all(files(plain)[name] == files(apart)[name] for name in pictures)
 
 
-def test_rows_are_told_when_what_they_speak_of_is_written(small, tmp_path, undisturbed, monkeypatch):
+def test_rows_are_told_when_what_they_speak_of_is_written(small, tmp_path, monkeypatch):
     members, written, begun = several(2, epochs=8, evaluate_every=4), [], []
     whole = [[numbers(r) for r in rows] for rows in run(members, small)]
 
@@ -344,7 +343,7 @@ def test_rows_are_told_when_what_they_speak_of_is_written(small, tmp_path, undis
     assert [[numbers(r) for r in rows] for rows in running] == whole[1:]
 
 
-def test_a_stop_waits_for_what_is_being_written(small, tmp_path, undisturbed, monkeypatch):
+def test_a_stop_waits_for_what_is_being_written(small, tmp_path, monkeypatch):
     members, keep = several(2, epochs=8, evaluate_every=4), loop.keep
     whole = [[numbers(r) for r in rows] for rows in run(members, small)]
     asked = iter(range(10_000))

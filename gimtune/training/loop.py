@@ -10,7 +10,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from enum import StrEnum
@@ -165,14 +165,10 @@ def _run(
                 rows += [training.failed(m, Status.DIVERGED, why) for m in lost]
                 pack.drop(lost)
             if untold and write.through:
-                write.wait()
-                yield from untold
-                untold = []
+                untold = yield from _stood(write, untold)
             if not pack.members or pack.epoch % every == 0 or pack.epoch == training.last:
                 break
-        write.wait()
-        yield from untold
-        untold = []
+        untold = yield from _stood(write, untold)
         stands = _Stands.BEHIND
         between = {"rows": told, "pending": rows, "stands": str(_Stands.BEFORE)}
         with _kept_before(training, between, checkpoints, stopping):
@@ -186,9 +182,14 @@ def _run(
             write(keep, tree_map(_held, state) if write.apart else state, checkpoints)
         untold = told
         if not (write.apart and pack.members and pack.epoch < training.last):
-            write.wait()
-            yield from untold
-            untold = []
+            untold = yield from _stood(write, untold)
+
+
+def _stood(write: Writer, untold: list[Rows]) -> Generator[Rows, None, list[Rows]]:
+    """Tell rows when what they speak of stands; none is left."""
+    write.wait()
+    yield from untold
+    return []
 
 
 def _held(leaf: Any) -> Any:
