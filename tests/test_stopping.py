@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from gimtune.interruption import Interrupted, Interruption
 from gimtune.metrics import Evaluation
 from gimtune.results.store import Store
 from gimtune.training import run
+from gimtune.vocabulary import Status
 
 # several models' worth of state: a critic with steps of its own, and weights to go back to
 PACK = [member(m, epochs=4, evaluate_every=2, seed=s, restore="objectives") for m in ("wae_gan",) for s in (0, 1)]
@@ -267,6 +269,34 @@ def test_a_signal_to_the_whole_group_spares_ray_and_nothing_is_lost(drive, whole
     again = drive(tmp_path, f"resume={run_folder}")
     assert again.wait() == 0, again.said()
     check_same(run_folder, only_run(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", ["grid", "tpe"])
+def test_no_pack_begins_once_a_study_is_told_to_end(drive, tmp_path, search):
+    """Ray's controller starts what waits for a worker, also where no trial is chosen."""
+    seeds = ["space.seed={grid: [" + ", ".join(map(str, range(60))) + "]}"] if search == "grid" else []
+    found = ["search=tpe", "search.trials=60", "space.weight={loguniform: [0.1, 1]}"] if search == "tpe" else []
+    few = [word for word in LONG if not word.startswith(("models", "space.", "resources"))]
+    driver = drive(tmp_path, *few, "models=[vae]", "space.prior=normal", "resources.members=1", *seeds, *found)
+    deadline = time.monotonic() + 100
+    while not running(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(4)
+    driver.process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    assert driver.wait() == 130, driver.said()
+    assert time.monotonic() - started < 30
+    run_folder = only_run(tmp_path)
+    begun = sorted(path.parent.name for path in run_folder.glob("packs/*/starts.json"))
+    assert 1 <= len(begun) <= 2
+    with Store(run_folder / "study.db") as store:
+        statuses = store.statuses()
+    # Optuna is asked for one ahead, which is planned then
+    assert len(statuses) == 60 if search == "grid" else len(begun) <= len(statuses) <= len(begun) + 1
+    assert {*statuses.values()} <= {Status.PLANNED, Status.RUNNING}
+    assert [*statuses.values()].count(Status.RUNNING) == len(begun)
+    assert max(int(number) for number in re.findall(r"running (\d+)", driver.said())) <= 2
 
 
 #: A signal that comes when this process has left Ray, whose processes are then waited for.

@@ -281,7 +281,7 @@ def _run(plan: Plan, run: Path, store: Store, console: Console, interruption: In
         shown = Gauges(config.name, run.name)
         recorded = Recorder(store, config.budget.epochs, dict(config.objectives), total, console, shown)
         with recorded as recorder, stopping.watched():
-            searcher = _searcher(plan, todo, run, recorder)
+            searcher = _searcher(plan, todo, run, recorder, lambda: stopping.stopping)
             # planned trials may wait for their workers to start all together; Optuna is asked as late as can be
             os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1" if sequential else str(_PENDING)
             callbacks = [recorder, stopping, BackUp(run), *trackers(config, run, console)]
@@ -312,12 +312,12 @@ def _run(plan: Plan, run: Path, store: Store, console: Console, interruption: In
             store.annotate(first_row_seconds=f"{recorder.first_row:.1f}")
 
 
-def _searcher(plan: Plan, todo: list[Pack], run: Path, recorder: Any) -> Any:
+def _searcher(plan: Plan, todo: list[Pack], run: Path, recorder: Any, stopping: Callable[[], bool]) -> Any:
     from gimtune.tuning.suggest import Suggestions
 
     config = plan.config
     if not plan.sequential:
-        return Suggestions(todo, lambda pack: _trial_config(config, pack, run))
+        return Suggestions(todo, lambda pack: _trial_config(config, pack, run), stopping=stopping)
     from gimtune.tuning.search import Proposals
 
     store: Store = recorder.store
@@ -340,6 +340,7 @@ def _searcher(plan: Plan, todo: list[Pack], run: Path, recorder: Any) -> Any:
         proposals,
         plan.total - len(known),
         lambda first: asked(first, config.resources.members, plan.data.image, plan.device, plan.room),
+        stopping,
     )
 
 

@@ -69,6 +69,11 @@ class InOrder(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         if self._stopping():
+            # Tune starts what waits whether it is chosen or not
+            waiting = [trial for trial in self._open if trial.status == Trial.PENDING]
+            for trial in waiting:
+                if trial.temporary_state.ray_actor is None:
+                    tune_controller.stop_trial(trial)
             return None
         return next((trial for trial in self._open if trial.status == Trial.PENDING), None)
 

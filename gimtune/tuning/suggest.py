@@ -25,6 +25,7 @@ class Suggestions(Searcher):
         proposals: whom to ask for more; ``None`` where all are planned.
         left: members still to be asked for.
         most: members that may share a pack with this one.
+        stopping: whether no further pack is to start.
     """
 
     def __init__(
@@ -34,10 +35,11 @@ class Suggestions(Searcher):
         proposals: Proposals | None = None,
         left: int = 0,
         most: Callable[[Member], int] = lambda first: 1,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
         self._waiting, self._proposals, self._left = deque(waiting), proposals, left
-        self._most, self._begin = most, begin
+        self._most, self._begin, self._stopping = most, begin, stopping
         self._running: dict[str, list[str]] = {}
         self.exhausted = False
 
@@ -52,6 +54,8 @@ class Suggestions(Searcher):
         """Nothing."""
 
     def suggest(self, trial_id: str) -> Any:
+        if self._stopping():
+            return None
         if self._waiting:
             pack = self._waiting.popleft()
         elif self._proposals is None or self._left <= 0:
