@@ -321,6 +321,14 @@ _metrics: dict[str, Metric] = {
             "classes that at least half their share of the generated images is recognised as",
             "Srivastava et al. 2017 (modes captured)",
         ),
+        Metric(
+            "code_accuracy",
+            _MAX,
+            "fraction",
+            "labels as a code's category names them, matched one to one on training images",
+            "Chen et al. 2016, section 7.2",
+            True,
+        ),
         Metric("fid_worst", _NONE, "features^2", "the same for the mean training image alone"),
         Metric("probe_codes", _MAX, "fraction", "logistic regression on z ~ q(z|x)", "Alain & Bengio 2016", True),
         Metric("probe_means", _MAX, "fraction", "logistic regression on posterior means", "Alain & Bengio 2016", True),
@@ -356,7 +364,7 @@ LATE = FITTED | {"fid_expost", "dci_disentanglement", "dci_completeness", "dci_i
 FACTORED = frozenset({"mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"})
 #: Metrics that need labels.
 LABELLED = frozenset({"probe_codes", "probe_means", "probe_balanced", "knn_codes", "knn_means", "classes_covered"})
-LABELLED |= FACTORED
+LABELLED |= FACTORED | {"code_accuracy"}
 
 
 def declare(metrics: Iterable[Metric]) -> None:
