@@ -19,7 +19,7 @@ import inspect
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,8 @@ MODELS = {
 }
 #: Families large enough to be compared.
 TWICE = {**MODELS, **{f"{name}_2": keys for name, keys in MODELS.items()}}
-WEIGHTS, PRIORS, SEEDS = 5, 2, 2
+PRIORS = ("normal", "laplace")
+WEIGHTS, SEEDS = 5, 2
 #: Of a metric's variance: weights of a model, models, priors at one weight, seeds; and the splits of a trained member.
 SPREAD = {"weight": 0.77, "model": 0.15, "prior": 0.05, "seed": 0.08, "split": 0.01}
 #: From units of a standard deviation to the metrics' own: middle and unit, of distances those of the logarithm.
@@ -69,10 +70,10 @@ def families(models: dict[str, list[str]] = MODELS) -> np.ndarray:
     )
 
 
-def layout(models: dict[str, list[str]] = MODELS, priors: int = PRIORS, seeds: int = SEEDS) -> pd.DataFrame:
+def layout(models: dict[str, list[str]] = MODELS, priors: Sequence[str] = PRIORS, seeds: int = SEEDS) -> pd.DataFrame:
     """Members without metrics, by model, weight, prior and seed."""
     index = pd.MultiIndex.from_product(
-        [[*models], range(WEIGHTS), [f"prior {i}" for i in range(priors)], range(seeds)],
+        [[*models], range(WEIGHTS), priors, range(seeds)],
         names=["model", "weight", "prior", "seed"],
     )
     trials = index.to_frame(index=False)
@@ -119,7 +120,7 @@ def independent(generator: np.random.Generator, shape: tuple[int, ...]) -> Effec
 
 def null(generator: np.random.Generator) -> pd.DataFrame:
     """Nothing."""
-    return filled(layout(), independent(generator, (len(MODELS), WEIGHTS, PRIORS, SEEDS)), generator)
+    return filled(layout(), independent(generator, (len(MODELS), WEIGHTS, len(PRIORS), SEEDS)), generator)
 
 
 def trade_off(size: float, models: dict[str, list[str]] = MODELS) -> Callable[[np.random.Generator], pd.DataFrame]:
@@ -130,7 +131,7 @@ def trade_off(size: float, models: dict[str, list[str]] = MODELS) -> Callable[[n
     """
 
     def world(generator: np.random.Generator) -> pd.DataFrame:
-        shape = (len(models), WEIGHTS, PRIORS, SEEDS)
+        shape = (len(models), WEIGHTS, len(PRIORS), SEEDS)
         values, kept = independent(generator, shape), spread(generator, shape, seed=0)
         kept = kept + size * np.array([-0.5, 1.5, 0.5, -2.0])[families(models)][:, None, None, None]
         for key in ("fid", "fid_expost", "probe_codes", "mi_noised"):
@@ -142,7 +143,7 @@ def trade_off(size: float, models: dict[str, list[str]] = MODELS) -> Callable[[n
 
 def other_grids(generator: np.random.Generator) -> pd.DataFrame:
     """All models have one curve of FID and probe over the restriction; families, twice as large, sweep other parts."""
-    shape = (len(TWICE), WEIGHTS, PRIORS, SEEDS)
+    shape = (len(TWICE), WEIGHTS, len(PRIORS), SEEDS)
     start = np.array([-0.3, 0.3, 0.0, 0.6])[families(TWICE)][:, None, None, None]
     at = np.linspace(-1.2, 1.2, WEIGHTS)[None, :, None, None] + start + np.zeros(shape)
     values = {key: spread(generator, shape, weight=0.0, model=0.02, prior=0.02) for key in SCALES}
@@ -154,7 +155,7 @@ def other_grids(generator: np.random.Generator) -> pd.DataFrame:
 
 def one_curve(generator: np.random.Generator) -> pd.DataFrame:
     """Information is one function of the likelihood and of FID; latent models, twice as many, sweep its upper half."""
-    shape = (len(TWICE), WEIGHTS, PRIORS, SEEDS)
+    shape = (len(TWICE), WEIGHTS, len(PRIORS), SEEDS)
     values = {key: spread(generator, shape, weight=0.0, model=0.02, prior=0.02) for key in SCALES}
     start = np.array([-0.6, 0.6, 0.0, 0.0])[families(TWICE)][:, None, None, None]
     at = np.linspace(-1.2, 1.2, WEIGHTS)[None, ::-1, None, None] + start + np.zeros(shape)
@@ -166,7 +167,7 @@ def one_curve(generator: np.random.Generator) -> pd.DataFrame:
 def counted_twice(generator: np.random.Generator) -> pd.DataFrame:
     """Nothing but seeds and models, and one VAE under five names, whose members are the same."""
     names = {**MODELS, **{f"vae_{i}": ["posterior_kl"] for i in range(3)}}
-    shape = (len(names), WEIGHTS, PRIORS, SEEDS)
+    shape = (len(names), WEIGHTS, len(PRIORS), SEEDS)
     values = {key: spread(generator, shape, weight=0.0, model=0.4) for key in SCALES}
     copies = [i for i, name in enumerate(names) if names[name] == ["posterior_kl"]]
     values = {
@@ -192,7 +193,7 @@ def counted_twice(generator: np.random.Generator) -> pd.DataFrame:
 
 def two_arms(generator: np.random.Generator) -> pd.DataFrame:
     """A trade-off up to the weight of best FID; past it the restriction ruins both."""
-    shape = (len(MODELS), WEIGHTS, PRIORS, SEEDS)
+    shape = (len(MODELS), WEIGHTS, len(PRIORS), SEEDS)
     values = {key: spread(generator, shape, weight=0.0, model=0.1, prior=0.02) for key in SCALES}
     at = np.arange(WEIGHTS)[None, :, None, None] - 1.5 + np.zeros(shape)
     values["fid"] = values["fid"] + abs(at)
@@ -204,7 +205,7 @@ def two_arms(generator: np.random.Generator) -> pd.DataFrame:
 
 def shuffled_mismatch(generator: np.random.Generator) -> pd.DataFrame:
     """What makes samples better makes the probe better; FID is ex-post FID times a mismatch of nothing."""
-    shape = (len(MODELS), WEIGHTS, PRIORS, SEEDS)
+    shape = (len(MODELS), WEIGHTS, len(PRIORS), SEEDS)
     values, kept = independent(generator, shape), spread(generator, shape)
     values["fid_expost"] = 0.8 * kept + 0.6 * values["fid_expost"]
     values["probe_codes"] = -0.8 * kept + 0.6 * values["probe_codes"]
@@ -259,11 +260,11 @@ class Rates:
 
     def lines(self) -> list[str]:
         """A line for each claim: decided before the correction, after it, for it, and not decidable."""
-        lines = [f"    {'':18} {'before':>7} {'after':>7} {'holds':>7} {'too few':>8}"]
+        lines = [f"    {'':25} {'before':>7} {'after':>7} {'holds':>7} {'too few':>8}"]
         for key in self.decided:
             shares = [c[key] / self.studies for c in (self.before, self.decided, self.holds, self.few)]
-            lines.append("    {:18} {:7.3f} {:7.3f} {:7.3f} {:8.3f}".format(key, *shares))
-        return [*lines, f"    {'any verdict':18} {'':7} {self.any / self.studies:7.3f}"]
+            lines.append("    {:25} {:7.3f} {:7.3f} {:7.3f} {:8.3f}".format(key, *shares))
+        return [*lines, f"    {'any verdict':25} {'':7} {self.any / self.studies:7.3f}"]
 
 
 def coverage(studies: int, seeds: int, level: float = 0.95) -> tuple[float, float]:
@@ -276,8 +277,8 @@ def coverage(studies: int, seeds: int, level: float = 0.95) -> tuple[float, floa
         many = {key: np.repeat(v, seeds, axis=3) for key, v in true.items()}
         noisy = {k: v + np.sqrt(SPREAD["seed"]) * generator.normal(size=v.shape) for k, v in many.items()}
         names = dict([*MODELS.items()][:8])
-        study = filled(layout(names, 1, seeds), noisy, generator)
-        exact = filled(layout(names, 1, 1), true, generator)
+        study = filled(layout(names, PRIORS[:1], seeds), noisy, generator)
+        exact = filled(layout(names, PRIORS[:1], 1), true, generator)
         for key in ("fid", "probe_codes"):
             middle, unit = SCALES[key]
             values = middle + unit * true[key].ravel()

@@ -40,6 +40,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import verdicts as worlds
 
 KEYS = [key for key, *_ in module._CLAIMS]
+#: For a study with this prior beside the normal one.
+LAPLACE = ["g_laplace_generation", "g_laplace_representation"]
 HOLDS, UNDECIDED, TOO_FEW = Verdict.HOLDS, Verdict.UNDECIDED, Verdict.TOO_FEW
 GENERATOR = np.random.default_rng
 
@@ -50,7 +52,7 @@ def world(name: str, number: int = 0) -> pd.DataFrame:
 
 def answers(trials: pd.DataFrame, **options: Any) -> dict[str, Claim]:
     found = claims(trials, GENERATOR(0), **{"redraws": 0, "beside": False, **options})
-    assert [c.key for c in found.claims] == KEYS
+    assert [c.key for c in found.claims] in (KEYS, KEYS + LAPLACE)
     return {c.key: c for c in found.claims}
 
 
@@ -75,7 +77,7 @@ def test_where_there_is_nothing_hardly_anything_is_decided() -> None:
         ("other_grids", ["b_likelihood", "b_fid", "c_generation", "c_representation", "c_front", "d_generation"]),
         ("one_curve", ["b_likelihood", "b_fid"]),
         ("shuffled_mismatch", ["f_mismatch"]),
-        ("counted_twice", KEYS),
+        ("counted_twice", KEYS + LAPLACE),
     ],
 )
 def test_what_once_took_verdicts_in_leaves_them_undecided(name: str, silent: list[str]) -> None:
@@ -259,7 +261,7 @@ def test_a_second_name_and_a_second_prior_are_no_second_model() -> None:
     assert found.models == 14  # of 18 names, five of one VAE
     assert found.left_out == {"of an objective that another model's member has": 4 * 5 * 2 * 2}
     assert "beta_vae = vae = vae_0 = vae_1 = vae_2" in found.claims[KEYS.index("c_generation")].note
-    one = claims(trials[trials["prior"] == "prior 0"], GENERATOR(0), redraws=0, beside=False)
+    one = claims(trials[trials["prior"] == "normal"], GENERATOR(0), redraws=0, beside=False)
     assert one.models == found.models
 
 
@@ -269,6 +271,46 @@ def test_nothing_is_best_against_a_family_that_is_not_there() -> None:
     for key in ("d_generation", "d_representation", "d_front"):
         assert without[key].verdict is UNDECIDED
         assert without[key].note == "no latent-restricted model in the study"
+
+
+@pytest.mark.parametrize("moved", ["generation", "representation"])
+def test_a_prior_that_is_better_for_every_model_is_found(moved: str) -> None:
+    trials, key = world("null"), f"g_laplace_{moved}"
+    assert {answers(trials)[one].verdict for one in LAPLACE} == {UNDECIDED}
+    other = trials["prior"] == "laplace"
+    for split in ("", "test_"):
+        if moved == "generation":
+            trials.loc[other, f"{split}fid"] /= 4
+        else:
+            trials.loc[other, f"{split}probe_codes"] += 0.15
+    found = answers(trials)
+    assert {one for one in LAPLACE if found[one].verdict is HOLDS} == {key}
+    # and the other way round
+    trials["prior"] = trials["prior"].map({"laplace": "normal", "normal": "laplace"})
+    assert answers(trials)[key].verdict is Verdict.DOES_NOT_HOLD
+    assert answers(trials)[key].value == pytest.approx(-found[key].value)
+
+
+def test_a_prior_is_compared_at_its_own_best_weight_in_what_else_is_equal() -> None:
+    def member(prior: str, weight: float, size: int, fid: float, test: float) -> dict[str, Any]:
+        return {"prior": prior, "weight": weight, "latent_dim": size, "fid": fid, "test_fid": test}
+
+    rows = [
+        *(member("normal", 1, 8, 30, 33), member("normal", 2, 8, 20, 22), member("normal", 1, 32, 1, 1)),
+        *(member("vamp", 1, 8, 10, 11), member("vamp", 2, 8, 40, 1), member("vamp", 1, 64, 1, 1)),
+    ]
+    trials = pd.DataFrame(rows).assign(model="vae", restrictions='["posterior_kl"]', status="done", data="d", seed=0)
+    found = claims(trials.assign(fid_features="f"), GENERATOR(0), redraws=0, beside=False)
+    images, codes = found.claims[len(KEYS) :]
+    assert (images.key, images.statement) == ("g_vamp_generation", "vamp prior: better images than the normal one")
+    assert (images.value, images.verdict, images.models) == (pytest.approx(math.log(2)), TOO_FEW, 1)
+    assert (codes.key, codes.verdict, codes.note) == (
+        "g_vamp_representation",
+        UNDECIDED,
+        "no trial has test_probe",
+    )
+    alone = trials[(trials["prior"] == "normal") | (trials["latent_dim"] == 64)].assign(fid_features="f")
+    assert len(claims(alone, GENERATOR(0), redraws=0, beside=False).claims) == len(KEYS)
 
 
 # What counts
@@ -353,7 +395,7 @@ def test_members_that_were_chosen_by_their_results_give_no_verdicts() -> None:
 def test_data_sets_features_and_sizes_are_never_compared() -> None:
     # within each there is none, and between them a perfect trade-off
     trials = world("null", 2)
-    trials = trials[trials["prior"] == "prior 0"]
+    trials = trials[trials["prior"] == "normal"]
     moved = [trials, trials.assign(data="mnist"), trials.assign(fid_features="inception"), trials.assign(latent_dim=64)]
     moved = [t.assign(**{c: t[c] + 10.0 * i for c in ("test_fid", "test_probe_codes")}) for i, t in enumerate(moved)]
     alone, mixed = answers(trials)["e_overall"], answers(pd.concat(moved))["e_overall"]
@@ -486,7 +528,7 @@ def test_table_fits_and_says_what_was_found() -> None:
     claim = next(c for c in found.claims if c.key == "e_overall")
     assert "holds" in line
     assert f"{claim.value:+.2f} {claim.low:+.2f} to {claim.high:+.2f}" in line
-    assert any(f"15 claims, p by Holm's correction over the {found.tests}" in x for x in lines)
+    assert any(f"17 claims, p by Holm's correction over the {found.tests}" in x for x in lines)
     assert lines[-1] == "from 300 trials of 150 configurations, 15 models; left out: none"
 
 
@@ -502,7 +544,7 @@ def test_command_line_prints_verdicts_and_writes_them(tmp_path: Path, capsys: py
     out = capsys.readouterr().out
     assert out.index("Pareto front") < out.index("Claims, on the test split") < out.index("claims.csv")
     written = pd.read_csv(tmp_path / "claims.csv")
-    assert written["key"].tolist() == KEYS
+    assert written["key"].tolist() == KEYS + LAPLACE
     assert [*written] == [*Claim._fields, "split", "probe", "level", "tests", "budget", "left_out", "refused"]
     assert written.set_index("key").loc["e_overall", "verdict"] == "holds"
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]

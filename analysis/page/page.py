@@ -30,7 +30,7 @@ from gimtune.analysis.page.pictures import KINDS
 from gimtune.analysis.page.plane import means_of, picture, sentence, with_shares
 from gimtune.analysis.page.points import CHUNK, LONGEST, drawn_of, pictured, thinned, told
 from gimtune.analysis.statistics.attainment import AttainmentDifference
-from gimtune.analysis.statistics.measures import ASSOCIATION
+from gimtune.analysis.statistics.evidence import ASSOCIATION
 from gimtune.analysis.statistics.verdicts import Claim, Verdicts, between, corrected
 from gimtune.analysis.tables import CONTEXT, Table, failure_table, front_table, group_tables
 from gimtune.analysis.text import number, plain, short

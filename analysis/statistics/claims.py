@@ -8,6 +8,8 @@ observation, however many weights, priors and seeds it was trained with, and mod
 - A claim about pairs of members of different models takes Kendall's tau, and leaves models out one by one.
 - A claim that compares families takes each model at the weight of its best FID, chosen on the validation split by some
   seeds and measured on the test split by the others, or its curve where both reach, and names families in all ways.
+- A claim about a prior takes each model with it and with the normal one, each at its weight of best FID, and flips
+  signs. There are two of them for each further prior of a study.
 
 `inference` has the tests. A claim *holds*, or *does not hold* (the opposite does), if its p-value passes Holm's
 correction over all claims that so many models can decide; one that they cannot reads so, with how many it takes.
@@ -23,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -42,23 +44,22 @@ from gimtune.analysis.statistics.configurations import (
     gathered,
     once,
 )
+from gimtune.analysis.statistics.evidence import ASSOCIATION, Between, Each, Found, Measure
 from gimtune.analysis.statistics.inference import FEWEST, Answer, decidable, holm, models_needed
 from gimtune.analysis.statistics.measures import (
-    ASSOCIATION,
     GAN,
     LATENT,
     POSTERIOR,
+    REFERENCE,
     VAE,
     WAE,
-    Between,
-    Each,
-    Found,
-    Measure,
     across,
     across_at_best,
     at_best,
     at_equal,
+    by_prior,
     mismatch,
+    priors,
     within,
 )
 from gimtune.analysis.statistics.verdicts import Claim, Verdict, Verdicts
@@ -71,6 +72,7 @@ MOST = 500
 PROBES = ("probe_codes", "probe_means")
 #: Of a model's members, that have to have levelled off before it is spoken of.
 LEVELLED = 0.9
+_UNMEASURED = "not measured"
 
 
 def claims(
@@ -123,11 +125,10 @@ def claims(
         if beside and not adaptive:
             other = next(p for p in PROBES if p != probe)
             everyone, _ = _considered(trials, only or {}, generator, everyone=True)
-            means = judged(kept, other, 0)[0]
-            more = judged(everyone, probe, 0)[0] if len(everyone) > len(kept) else [None] * len(means)
+            means = _by_key(judged(kept, other, 0)[0])
+            more = _by_key(judged(everyone, probe, 0)[0]) if len(everyone) > len(kept) else {}
             answers = [
-                claim._replace(with_means=beside_it(a), with_left_out="" if b is None else beside_it(b))
-                for claim, a, b in zip(answers, means, more, strict=True)
+                claim._replace(with_means=means[claim.key], with_left_out=more.get(claim.key, "")) for claim in answers
             ]
     counts = (len(study.models), int(study.trials.sum()), len(study))
     return Verdicts(tuple(answers), split, probe, level, tests, *counts, budget, left, refused)
@@ -143,7 +144,7 @@ def at_budgets(
         only: as of `claims`.
     """
 
-    def told(trials: pd.DataFrame) -> list[str]:
+    def told(trials: pd.DataFrame) -> dict[str, str]:
         # the same draws for both, and not those of the verdicts that they stand beside
         source = np.random.default_rng(1)
         found = claims(
@@ -156,15 +157,20 @@ def at_budgets(
             redraws=0,
             beside=False,
         )
-        return [beside_it(claim) for claim in found.claims]
+        return _by_key(found.claims)
 
-    both = zip(verdicts.claims, told(half), told(whole), strict=True)
-    return verdicts._replace(claims=tuple(c._replace(at_half=a, at_whole=b) for c, a, b in both))
+    first, last = told(half), told(whole)
+    return verdicts._replace(
+        claims=tuple(
+            c._replace(at_half=first.get(c.key, _UNMEASURED), at_whole=last.get(c.key, _UNMEASURED))
+            for c in verdicts.claims
+        )
+    )
 
 
-def beside_it(claim: Claim) -> str:
-    """A claim's verdict as it is told beside another."""
-    return "not measured" if math.isnan(claim.value) else str(claim.verdict)
+def _by_key(found: Iterable[Claim]) -> dict[str, str]:
+    """Verdicts as they are told beside others."""
+    return {claim.key: _UNMEASURED if math.isnan(claim.value) else str(claim.verdict) for claim in found}
 
 
 def _judged(
@@ -183,8 +189,9 @@ def _judged(
     settled = study
     if early and len(study.models) - len(early) >= FEWEST:
         settled = gathered(rows[~rows["curve"].isin(early)], prefix, probe, redraws, generator)
+    stated = (*_CLAIMS, *_of_priors(study))
     measured: list[tuple[Configurations, Found, Answer] | str] = []
-    for *_, measure in _CLAIMS:
+    for *_, measure in stated:
         on = study if measure.families else settled
         try:
             found = measure.of(on)
@@ -196,7 +203,7 @@ def _judged(
     tests = sum(able)
     adjusted = iter(holm([m[2].p for m, can in zip(measured, able, strict=True) if can and not isinstance(m, str)]))
     answers, nowhere = [], ("",) * 4
-    for (key, statement, measure), can, one in zip(_CLAIMS, able, measured, strict=True):
+    for (key, statement, measure), can, one in zip(stated, able, measured, strict=True):
         if isinstance(one, str):
             nothing = (math.nan,) * 7
             unknown = (key, statement, Verdict.UNDECIDED, measure.effect, measure.unit)
@@ -305,6 +312,17 @@ def _considered(
     if len(different) < len(kept):
         left["of an objective that another model's member has"] = len(kept) - len(different)
     return different, dict(left.most_common())
+
+
+def _of_priors(study: Configurations) -> Iterable[tuple[str, str, Measure]]:
+    for prior in priors(study):
+        named = f"{prior.replace('_', ' ')} prior"
+        yield (
+            f"g_{prior}_generation",
+            f"{named}: better images than the {REFERENCE} one",
+            by_prior("fid", prior, lower=True),
+        )
+        yield f"g_{prior}_representation", f"{named}: better codes than the {REFERENCE} one", by_prior("probe", prior)
 
 
 _CLAIMS: tuple[tuple[str, str, Measure], ...] = (

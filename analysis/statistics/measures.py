@@ -4,124 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from gimtune.analysis.statistics.configurations import LOGARITHMIC, Configurations, Unmeasured, average
-from gimtune.analysis.statistics.inference import Answer, jackknifed, least_of, relabelled, sign_flips
+from gimtune.analysis.statistics.evidence import ASSOCIATION, Across, Between, Each, Family, Found, Measure
 from gimtune.vocabulary import Match
 
 #: Levels at which curves are compared.
 LEVELS = 64
-#: The unit of correlations: they have no other values.
-ASSOCIATION = "-1 to 1"
 #: Signs of so many pairs are held at once.
 _PAIRS = 1 << 23
-
-
-@dataclass(frozen=True)
-class Across:
-    """Sums over pairs of members of two models, (D, M, M) each: signs agreeing, pairs that differ in either."""
-
-    sums: tuple[np.ndarray, np.ndarray, np.ndarray]
-
-    def values(self) -> np.ndarray:
-        """Of each draw, (D,)."""
-        off = ~np.eye(self.sums[0].shape[1], dtype=bool)
-        agreeing, first, second = (np.where(off, s, 0).sum((1, 2)) for s in self.sums)
-        return np.asarray(agreeing / np.sqrt(first * second))
-
-    def answer(self, level: float, generator: np.random.Generator) -> Answer:
-        """Of the first draw."""
-        return jackknifed([s[0] for s in self.sums], level)
-
-    def models(self) -> np.ndarray:
-        """Which of them count, (M,)."""
-        return np.asarray((self.sums[1][0] + self.sums[2][0]).sum(0) > 0)
-
-
-@dataclass(frozen=True)
-class Each:
-    """A number for each model, (D, M), NaN where it has none."""
-
-    numbers: np.ndarray
-
-    def values(self) -> np.ndarray:
-        """Of each draw, (D,)."""
-        return average(self.numbers[:, self.models()])
-
-    def answer(self, level: float, generator: np.random.Generator) -> Answer:
-        """Of the first draw."""
-        return sign_flips(self.numbers[0][self.models()], level, generator)
-
-    def models(self) -> np.ndarray:
-        """Which of them count, (M,)."""
-        return np.isfinite(self.numbers[0])
-
-
-@dataclass(frozen=True)
-class Between:
-    """Of each model less each other, (D, M, M), NaN where two cannot be compared; and two families, (M,) each."""
-
-    differences: np.ndarray
-    ours: np.ndarray
-    theirs: np.ndarray
-
-    def values(self) -> np.ndarray:
-        """Of each draw, (D,)."""
-        found = self.differences[:, self.ours][:, :, self.theirs]
-        return average(found.reshape(len(found), -1))
-
-    def answer(self, level: float, generator: np.random.Generator) -> Answer:
-        """Of the first draw."""
-        first = self.differences[0]
-        return relabelled(first, np.isfinite(first), self.ours, self.theirs, level, generator)
-
-    def models(self) -> np.ndarray:
-        """Which of them count, (M,)."""
-        return self.ours | self.theirs
-
-
-class Found(NamedTuple):
-    """What a measure found: one part, or several families to be better than; and the numbers in a sentence."""
-
-    parts: Sequence[Across | Each | Between]
-    note: str
-
-    def values(self) -> np.ndarray:
-        """Of each draw, (D,): of several parts the least."""
-        return np.asarray(np.min([part.values() for part in self.parts], axis=0))
-
-    def answer(self, level: float, generator: np.random.Generator) -> Answer:
-        """With all parts."""
-        return least_of([part.answer(level, generator) for part in self.parts])
-
-    def models(self) -> np.ndarray:
-        """Which of them count, (M,)."""
-        return np.asarray(np.any([part.models() for part in self.parts], axis=0))
-
-
-class Measure(NamedTuple):
-    """How a claim is measured: the name of the effect in words, its unit, the function, and the families it names."""
-
-    effect: str
-    unit: str
-    of: Callable[[Configurations], Found]
-    families: tuple[Family, ...] = ()
-
-
-class Family(NamedTuple):
-    """Models by their restrictions."""
-
-    name: str
-    contains: Callable[[frozenset[str]], bool]
-
-    def among(self, study: Configurations) -> np.ndarray:
-        """Which models are of the family, (M,)."""
-        return np.array([self.contains(keys) for keys in study.restrictions], dtype=bool)
 
 
 def _only(match: Match, divergence: str = "") -> Callable[[frozenset[str]], bool]:
@@ -275,6 +169,61 @@ def _each(study: Configurations, found: Each, what: str) -> str:
         f"{what} from {ends.min():+.2f} ({study.models[low]}) to {ends.max():+.2f} ({study.models[high]}), "
         f"positive in {(ends > 0).sum()} of {len(there)} models"
     )
+
+
+# Priors compared
+
+#: The prior that others are compared with: nearly every published model has it.
+REFERENCE = "normal"
+
+
+def priors(study: Configurations) -> list[str]:
+    """Names of the priors that some model has beside the reference, all else equal."""
+    return sorted({prior for prior, _, _ in _beside(study)})
+
+
+def by_prior(key: str, prior: str, *, lower: bool = False) -> Measure:
+    """A metric at a model's weight of best FID, with a prior less with the reference: a number for each model.
+
+    The weight is chosen for each prior by itself, on the validation split by some seeds, and measured by the others, in
+    turn. Where a model has both priors in several settings, it is their mean.
+
+    Args:
+        lower: the claim is that the prior's is the smaller: the effect is that of the reference less the prior's.
+    """
+    sign = -1 if lower else 1
+
+    def of(study: Configurations) -> Found:
+        study.require(key, "fid")
+        chosen = sign * _chosen(study, key)
+        pairs = [(mine, other) for name, mine, other in _beside(study) if name == prior]
+        if not pairs:
+            raise Unmeasured(f"no model has the {prior} prior and the {REFERENCE} one")
+        found = Each(average(np.stack([chosen[:, :, mine] - chosen[:, :, other] for mine, other in pairs], -1)))
+        if not found.models().any():
+            raise Unmeasured(f"no model's {_words(key)} is known with both priors")
+        return Found((found,), _each(study, found, "difference"))
+
+    unit = "log ratio" if key in LOGARITHMIC else "accuracy"
+    what = f"difference in {_words(key)} with the {prior} prior and the {REFERENCE} one"
+    return Measure(f"{what}, each at the model's weight of best FID", unit, of)
+
+
+def _beside(study: Configurations) -> set[tuple[str, int, int]]:
+    """Of a prior its name, its setting, and that of the reference in which a model has all else equal."""
+    found = set()
+    for model in range(len(study.models)):
+        own = {
+            (int(study.apart[i]), str(study.prior[i]), int(study.setting[i]))
+            for i in np.flatnonzero(study.model == model)
+        }
+        reference = {apart: setting for apart, prior, setting in own if prior == REFERENCE}
+        found |= {
+            (prior, setting, reference[apart])
+            for apart, prior, setting in own
+            if prior != REFERENCE and apart in reference
+        }
+    return found
 
 
 # Families compared
