@@ -18,7 +18,7 @@ GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
         "gimtune_epochs": ((), "epochs trained, of all members"),
         "gimtune_seconds_left": ((), "seconds to the end, at the rate of epochs since the driver started"),
         "gimtune_front_size": ((), "members on the front of those that have ended"),
-        "gimtune_hypervolume": ((), "of that front, from a reference point that moves out as worse members end"),
+        "gimtune_hypervolume": ((), "of that front, from the reference point that the table of the front names"),
         "gimtune_best": (("objective",), "best value so far of each objective of the study"),
         "gimtune_latest": (
             ("model", "metric"),
