@@ -233,8 +233,26 @@ class Kept:
 
     def of(self, column: str, model: str, prior: str = "normal", digits: int = 3) -> str:
         """A mean over seeds at the weight of the best FID, with its error, linked to its row."""
-        row = self.best[(self.best["model"] == model) & (self.best["prior"] == prior)].iloc[0]
+        row = self._best_of(model, prior)
         return f"[{error_of(row, column, digits)}]({self.name}/index.md#{anchor(model, prior)})"
+
+    def value(self, column: str, model: str, prior: str = "normal") -> float:
+        """The same mean, bare."""
+        return float(self._best_of(model, prior)[column])
+
+    def ratio_of(self, above: str, below: str, model: str, prior: str = "normal") -> float:
+        """Of two such means."""
+        return self.value(above, model, prior) / self.value(below, model, prior)
+
+    def ratio(self, above: str, below: str, model: str, prior: str = "normal") -> str:
+        """The same with its error, as if those of the two were independent."""
+        row = self._best_of(model, prior)
+        share = self.ratio_of(above, below, model, prior)
+        error = share * math.hypot(*(float(row[f"{key}_se"]) / float(row[key]) for key in (above, below)))
+        return f"{share:.2f} ± {rounded(error)}"
+
+    def _best_of(self, model: str, prior: str) -> pd.Series:
+        return self.best[(self.best["model"] == model) & (self.best["prior"] == prior)].iloc[0]
 
     def front_markdown(self) -> str:
         """The front's table."""
@@ -300,7 +318,7 @@ def markdown(table: Table) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """The pages' texts, by path: one for each run that is kept, and the answer that all of them give."""
+    """The pages' texts, by path: one for each run that is kept, and what all of them say."""
     kept = {path.parent.name: Kept(path.parent) for path in sorted(FOLDER.glob("*/run.json"))}
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -308,7 +326,8 @@ def pages() -> dict[Path, str]:
     found = {
         FOLDER / name / "index.md": made.get_template("run.md.jinja").render(run=run) for name, run in kept.items()
     }
-    found[FOLDER / "index.md"] = made.get_template("index.md.jinja").render(runs=kept)
+    for name in ("index", "published"):
+        found[FOLDER / f"{name}.md"] = made.get_template(f"{name}.md.jinja").render(runs=kept)
     return {path: text.rstrip() + "\n" for path, text in found.items()}
 
 

@@ -223,10 +223,8 @@ def running(folder):
 
 
 @pytest.mark.slow
-# a terminal that is closed sends the second, Slurm's part the third: below
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.long) for n in (signal.SIGHUP, signal.SIGUSR1))]
-)
+@pytest.mark.long  # the first goes to a whole group below, a terminal that is closed sends the second, Slurm the third
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_ends_a_study_within_an_epoch_and_nothing_is_lost(drive, whole, tmp_path, number):
     driver = drive(tmp_path, *LONG)
     deadline = time.monotonic() + 100
@@ -272,7 +270,7 @@ def test_a_signal_to_the_whole_group_spares_ray_and_nothing_is_lost(drive, whole
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("search", ["grid", "tpe"])
+@pytest.mark.parametrize("search", ["grid", pytest.param("tpe", marks=pytest.mark.long)])
 def test_no_pack_begins_once_a_study_is_told_to_end(drive, tmp_path, search):
     """Ray's controller starts what waits for a worker, also where no trial is chosen."""
     seeds = ["space.seed={grid: [" + ", ".join(map(str, range(60))) + "]}"] if search == "grid" else []

@@ -103,6 +103,7 @@ def check_same(run: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long  # tests/test_chaos.py kills drivers, and compares what went on
 def test_a_killed_driver_goes_on_where_it_was(undisturbed, drive, tmp_path):
     driver = drive(tmp_path, *STUDY)
     until(driver, tmp_path, 8)

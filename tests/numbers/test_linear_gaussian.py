@@ -39,7 +39,7 @@ S = np.diag(SIGMA**2)
 T, V = 1.3, 0.25
 Z = A @ X @ A.T + S
 #: What is of test images, classifiers, vectors or factors.
-UNDEFINED = {"log_px", "classes_covered", "energy", "mig"} | {
+UNDEFINED = {"log_px", "classes_covered", "code_accuracy", "energy", "mig"} | {
     f"dci_{what}" for what in ("disentanglement", "completeness", "informativeness")
 }
 
