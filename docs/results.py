@@ -226,6 +226,10 @@ class Kept:
         """A claim's effect, linked to its row."""
         return f"[{self.claims.loc[key, 'value']:+.2f}]({self.name}/index.md#{anchor(key)})"
 
+    def chance(self, key: str) -> str:
+        """A claim's p-value after the correction."""
+        return f"{self.claims.loc[key, 'p_adjusted']:.2g}"
+
     def images(self, column: str) -> str:
         """A number that is the same in every row of the front's points."""
         (value,) = self.front.points[column].unique()
