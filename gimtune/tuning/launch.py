@@ -260,7 +260,7 @@ def _run(plan: Plan, run: Path, store: Store, console: Console, interruption: In
 
     from gimtune.tuning.cluster import connected
     from gimtune.tuning.gauges import Gauges
-    from gimtune.tuning.recorder import Recorder
+    from gimtune.tuning.recorder import Quiet, Recorder
     from gimtune.tuning.retention import BackUp, Retention
     from gimtune.tuning.scheduler import scheduler
     from gimtune.tuning.stopping import Stopping
@@ -284,7 +284,7 @@ def _run(plan: Plan, run: Path, store: Store, console: Console, interruption: In
             searcher = _searcher(plan, todo, run, recorder, lambda: stopping.stopping)
             # planned trials may wait for their workers to start all together; Optuna is asked as late as can be
             os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1" if sequential else str(_PENDING)
-            callbacks = [recorder, stopping, BackUp(run), *trackers(config, run, console)]
+            callbacks = [recorder, stopping, Quiet(), BackUp(run), *trackers(config, run, console)]
             if config.checkpoints == "front":
                 callbacks.append(Retention(store, run, dict(config.objectives)))
             Tuner(

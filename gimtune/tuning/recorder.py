@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import psutil
 from ray.tune import Callback
+from ray.tune.progress_reporter import TrialProgressCallback
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -35,6 +36,15 @@ _SHARE = 0.03
 
 class Halted(Exception):
     """The machine cannot go on, and no trial is to blame: a full disk, say."""
+
+
+class Quiet(TrialProgressCallback):
+    """In place of Ray's own lines: it has one for each trial that ends before it began, however quiet it is to be."""
+
+    def on_trial_result(self, *arguments: Any, **info: Any) -> None:
+        """Nothing."""
+
+    on_trial_complete = on_trial_error = on_trial_result
 
 
 class Recorder(Callback):
