@@ -40,8 +40,12 @@ def last_word(text: str) -> Iterator[None]:
     Such are SIGKILL, from a person or a kernel without memory, and libraries that end the process that called them.
     """
     # it ends with this process, and not before: not by what is sent to all of a group
-    command = ["sh", "-c", 'trap "" TERM HUP INT USR1; read -r _ || printf "%s\\n" "$0"', text]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as witness:
+    command = ["sh", "-c", 'trap "" TERM HUP INT USR1; echo >&2; read -r _ || printf "%s\\n" "$0"', text]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
+    with subprocess.Popen(command, **pipes) as witness:
+        assert witness.stderr is not None
+        # on a busy machine it takes a while until signals pass it over
+        witness.stderr.read(1)
         try:
             yield
         finally:

@@ -321,14 +321,7 @@ _metrics: dict[str, Metric] = {
             "classes that at least half their share of the generated images is recognised as",
             "Srivastava et al. 2017 (modes captured)",
         ),
-        Metric(
-            "code_accuracy",
-            _MAX,
-            "fraction",
-            "labels as a code's category names them, matched one to one on training images",
-            "Chen et al. 2016, section 7.2",
-            True,
-        ),
+        Metric("code_accuracy", _MAX, "fraction", "labels as a code's category names them", "Chen et al. 2016", True),
         Metric("fid_worst", _NONE, "features^2", "the same for the mean training image alone"),
         Metric("probe_codes", _MAX, "fraction", "logistic regression on z ~ q(z|x)", "Alain & Bengio 2016", True),
         Metric("probe_means", _MAX, "fraction", "logistic regression on posterior means", "Alain & Bengio 2016", True),
@@ -352,7 +345,6 @@ _metrics: dict[str, Metric] = {
 METRICS: Mapping[str, Metric] = MappingProxyType(_metrics)
 #: Of each image, for `log_px`, where ``metrics.importance_codes`` says nothing else.
 IMPORTANCE_CODES = 100
-
 
 #: Metrics that a network or a density is fitted for, by the setting ``metrics.ruler``.
 FITTED = frozenset({"latent_js", "data_js", "latent_kl", "mi_p", "mi_p_mean"})

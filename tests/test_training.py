@@ -533,7 +533,7 @@ def test_adversarial_members_are_measured(adversarial, evaluation):
     for i in range(2):
         row = evaluation.row(adversarial, i, ("validation",))
         # not before its end
-        assert {*row["reasons"]} == {"log_px", "energy", "mig", *LATE}, row["reasons"]
+        assert {*row["reasons"]} == {"log_px", "code_accuracy", "energy", "mig", *LATE}, row["reasons"]
         assert row["restriction/latent_js"] < math.log(2)
         named = "critic, a lower bound of the JS divergence; non-saturating gradient"
         assert row["estimators"]["restriction/latent_js"] == named
