@@ -25,6 +25,7 @@ from gimtune.analysis.statistics.claims import PROBES, at_budgets, claims
 from gimtune.analysis.statistics.configurations import MEASURED, average, redrawn
 from gimtune.analysis.statistics.inference import (
     decidable,
+    enough,
     holm,
     jackknifed,
     models_needed,
@@ -112,6 +113,13 @@ def test_the_null_world_has_the_spread_that_it_names() -> None:
     assert many.var() == pytest.approx(1.05, abs=0.06)
     assert many.var(axis=-1, ddof=1).mean() == pytest.approx(0.08, rel=0.1)
     assert many.mean((2, 3, 4)).var() == pytest.approx(0.15 + 0.77 / 5 + 0.05 / 10 + 0.08 / 20, rel=0.15)
+
+
+def test_what_it_takes_to_be_decided_is_more_than_there_is() -> None:
+    """Four claims of eight models keep each other from being decided: it is not eight that each takes."""
+    least = [2 * 2.0**-11] * 5 + [2 * 2.0**-8] * 4
+    assert decidable(least, 0.05) == [True] * 5 + [False] * 4
+    assert math.ceil(math.log2(2 / enough(least, 5, 0.05))) == 9
 
 
 # Tests against brute force and against SciPy
@@ -309,6 +317,12 @@ def test_a_prior_is_compared_at_its_own_best_weight_in_what_else_is_equal() -> N
         UNDECIDED,
         "no trial has test_probe",
     )
+    swept = trials.assign(fid_features="f", **{"prior.radius": trials["prior"].map({"vamp": 3.0})})
+    swept.loc[swept["weight"] == 2, "prior.radius"] *= 2
+    swept.attrs |= {"varied": ("prior.radius",)}
+    radii = claims(swept, GENERATOR(0), redraws=0, beside=False).claims[len(KEYS)]
+    # the normal one has no radius: each of two stands beside it
+    assert radii.value == pytest.approx((math.log(22 / 11) + math.log(22 / 1)) / 2)
     alone = trials[(trials["prior"] == "normal") | (trials["latent_dim"] == 64)].assign(fid_features="f")
     assert len(claims(alone, GENERATOR(0), redraws=0, beside=False).claims) == len(KEYS)
 

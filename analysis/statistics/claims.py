@@ -45,7 +45,7 @@ from gimtune.analysis.statistics.configurations import (
     once,
 )
 from gimtune.analysis.statistics.evidence import ASSOCIATION, Between, Each, Found, Measure
-from gimtune.analysis.statistics.inference import FEWEST, Answer, decidable, holm, models_needed
+from gimtune.analysis.statistics.inference import FEWEST, Answer, decidable, enough, holm, models_needed
 from gimtune.analysis.statistics.measures import (
     GAN,
     LATENT,
@@ -203,7 +203,7 @@ def _judged(
     tests = sum(able)
     adjusted = iter(holm([m[2].p for m, can in zip(measured, able, strict=True) if can and not isinstance(m, str)]))
     answers, nowhere = [], ("",) * 4
-    for (key, statement, measure), can, one in zip(stated, able, measured, strict=True):
+    for at, ((key, statement, measure), can, one) in enumerate(zip(stated, able, measured, strict=True)):
         if isinstance(one, str):
             nothing = (math.nan,) * 7
             unknown = (key, statement, Verdict.UNDECIDED, measure.effect, measure.unit)
@@ -215,7 +215,7 @@ def _judged(
         p = (answer.p, next(adjusted) if can else math.nan)
         why = ""
         if not can:
-            verdict, why = Verdict.TOO_FEW, _needed(found, (1 - level) / (tests + 1))
+            verdict, why = Verdict.TOO_FEW, _needed(found, enough(least, at, 1 - level))
         elif late:
             verdict, why = Verdict.UNDECIDED, f"had not levelled off at {budget}: {', '.join(late)}"
         else:

@@ -51,7 +51,7 @@ class Configurations:
         models: names; of models with one objective all of them, as ``beta_vae = vae``.
         model, setting, line, alike: numbers, (C,). A setting is what models can share (prior, sizes, ...), a line the
             weights of one model in one setting with its own parameters fixed, and numbers of one ``alike`` compare.
-        prior, apart: names of priors, and numbers of what else a setting is, (C,).
+        prior, apart: names of priors, and numbers of what else a setting is, their options left out, (C,).
         strength: weight of the restriction, (C,): the order along a line.
         restrictions: of each model, ``posterior_kl`` and so on.
         likelihood: number of the likelihood's name, (C,).
@@ -161,7 +161,7 @@ def gathered(
         line,
         number(*COMPARABLE),
         trials["prior"].iloc[first].astype(str).to_numpy(),
-        number(*(key for key in SETTING if key != "prior"), *more),
+        number(*(key for key in (*SETTING, *more) if key.partition(".")[0] != "prior")),
         trials["strength"].to_numpy(dtype=float)[first],
         [_restrictions(trials["restrictions"].to_numpy()[first[model == m]]) for m in range(len(names))],
         number("likelihood_name"),

@@ -195,6 +195,12 @@ def decidable(least: Sequence[float], alpha: float) -> list[bool]:
     return [False] * len(least)
 
 
+def enough(least: Sequence[float], at: int, alpha: float) -> float:
+    """The largest p-value that a test would have to be able to give for it to be decidable among the others."""
+    shares = [alpha / count for count in range(1, len(least) + 1)]
+    return next(p for p in shares if decidable([*least[:at], p, *least[at + 1 :]], alpha)[at])
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Adjusted p-values: any of them below a level is wrong in at most that share of studies. Source: Holm 1979."""
     order = np.argsort(p, kind="stable")

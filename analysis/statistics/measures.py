@@ -186,7 +186,7 @@ def by_prior(key: str, prior: str, *, lower: bool = False) -> Measure:
     """A metric at a model's weight of best FID, with a prior less with the reference: a number for each model.
 
     The weight is chosen for each prior by itself, on the validation split by some seeds, and measured by the others, in
-    turn. Where a model has both priors in several settings, it is their mean.
+    turn. Where a model has both in several settings, or a prior with several options, it is their mean.
 
     Args:
         lower: the claim is that the prior's is the smaller: the effect is that of the reference less the prior's.
@@ -211,19 +211,14 @@ def by_prior(key: str, prior: str, *, lower: bool = False) -> Measure:
 
 def _beside(study: Configurations) -> set[tuple[str, int, int]]:
     """Of a prior its name, its setting, and that of the reference in which a model has all else equal."""
-    found = set()
-    for model in range(len(study.models)):
-        own = {
-            (int(study.apart[i]), str(study.prior[i]), int(study.setting[i]))
-            for i in np.flatnonzero(study.model == model)
-        }
-        reference = {apart: setting for apart, prior, setting in own if prior == REFERENCE}
-        found |= {
-            (prior, setting, reference[apart])
-            for apart, prior, setting in own
-            if prior != REFERENCE and apart in reference
-        }
-    return found
+    settings = zip(study.model, study.apart, study.prior, study.setting, strict=True)
+    own = {(int(model), int(apart), str(prior), int(setting)) for model, apart, prior, setting in settings}
+    return {
+        (prior, setting, other)
+        for *place, prior, setting in own
+        for *there, reference, other in own
+        if prior != REFERENCE == reference and place == there
+    }
 
 
 # Families compared
