@@ -11,7 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-from helpers import TINY, Driver
+from helpers import STUDY, TINY, Driver
 
 from gimtune import data, tuning  # noqa: F401 - tuning sets the other switches of Ray
 from gimtune.metrics import Evaluation, lenet
@@ -131,3 +131,15 @@ def browser():
             pytest.skip("no Chromium, neither the system's nor one by `playwright install chromium`")
         with player.chromium.launch(executable_path=path, args=["--no-sandbox"]) as started:
             yield started
+
+
+@pytest.fixture(scope="session")
+def undisturbed_study(tmp_path_factory):
+    """`STUDY` from beginning to end."""
+    folder = tmp_path_factory.mktemp("undisturbed_study")
+    driver = Driver(folder, *STUDY)
+    try:
+        assert driver.wait() == 0, driver.said()
+    finally:
+        driver.end()
+    return folder

@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import psutil
 
+from gimtune import analysis
 from gimtune.algebra.encoders import make_encoder
 from gimtune.algebra.likelihoods import LIKELIHOODS
 from gimtune.algebra.models import MODELS
@@ -163,3 +165,32 @@ def until(driver: Driver, folder: Path, reports: int) -> None:
     while reports_of(folder) < reports and time.monotonic() < deadline:
         assert driver.process.poll() is None, driver.said()
         time.sleep(0.05)
+
+
+#: Four packs of two, with three reports of each member.
+STUDY = [
+    "study=tradeoff",
+    "models=[vae,wvae]",
+    "space.prior=normal",
+    "space.weight={grid: [0.1, 1]}",
+    "space.seed={grid: [0, 1]}",
+    "space.latent_dim=4",
+    "network.hidden=[32]",
+    "budget.epochs=6",
+    "budget.evaluate_every=2",
+    "resources.members=2",
+    "metrics.fid_samples=400",
+]
+
+
+def table(run: Path) -> pd.DataFrame:
+    trials = analysis.load(run).trials.drop(columns=list(CLOCK))
+    # columns stand in the order in which packs reported first
+    return trials[sorted(trials)]
+
+
+def check_same(run: Path, other: Path) -> None:
+    """Two runs have the same members with the same numbers, at the end and on the way."""
+    pd.testing.assert_frame_equal(table(run), table(other), check_exact=True)
+    series = [analysis.load(r).reports.drop(columns=["seconds", "reported"]) for r in (run, other)]
+    pd.testing.assert_frame_equal(*(frame[sorted(frame)] for frame in series), check_exact=True)

@@ -463,13 +463,13 @@ def test_intervals_of_these_models_cover_what_other_seeds_of_them_would_give() -
             worlds.layout(), {k: v + noise * generator.normal(size=shape) for k, v in true.items()}, generator
         )
 
-    spread: dict[str, list[float]] = {key: [] for key in KEYS}
-    width: dict[str, list[float]] = {key: [] for key in KEYS}
+    spread: dict[str, list[float]] = {key: [] for key in KEYS + LAPLACE}
+    width: dict[str, list[float]] = {key: [] for key in KEYS + LAPLACE}
     for i in range(40):
         for claim in claims(study(), generator, redraws=60 if i < 8 else 0, beside=False).claims:
             spread[claim.key].append(claim.value)
             width[claim.key] += [(claim.seeds_high - claim.seeds_low) / 2 / 1.96] if i < 8 else []
-    ratios = {key: np.mean(width[key]) / np.std(spread[key], ddof=1) for key in KEYS if np.std(spread[key]) > 0}
+    ratios = {key: np.mean(width[key]) / np.std(spread[key], ddof=1) for key in spread if np.std(spread[key]) > 0}
     assert 0.7 < np.median([*ratios.values()]) < 1.5, ratios
 
 

@@ -14,9 +14,8 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from helpers import Driver, member, numbers, only_run
+from helpers import STUDY, Driver, member, numbers, only_run, table
 from hypothesis import given
-from test_tuning import STUDY, table
 
 from gimtune import analysis
 from gimtune.results.pareto import fronts_by
@@ -298,14 +297,9 @@ def namespace() -> bool:
 
 
 @pytest.mark.slow
-def test_a_study_on_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path):
+def test_a_study_on_a_full_disk_says_so_and_goes_on_when_there_is_room(undisturbed_study, tmp_path):
     if not namespace():
         pytest.skip("no permission to mount a small file system in a namespace (unshare -rm)")
-    reference = tmp_path / "reference"
-    reference.mkdir()
-    driver = Driver(reference, *STUDY)
-    assert driver.wait() == 0, driver.said()
-    driver.end()
     disk, out = tmp_path / "disk", tmp_path / "out"
     disk.mkdir()
     out.mkdir()
@@ -331,7 +325,7 @@ def test_a_study_on_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path)
     assert "Traceback" not in first, first
     assert "exit 0" in second, second
     (run,) = out.iterdir()
-    pd.testing.assert_frame_equal(table(run), table(only_run(reference)), check_exact=True)
+    pd.testing.assert_frame_equal(table(run), table(only_run(undisturbed_study)), check_exact=True)
 
 
 #: What every worker runs first, and what befalls it there in a minibatch of this model.

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CPU
-from helpers import CLOCK, Driver, member, only_run, reports_of
-from test_tuning import STUDY, check_same
+from helpers import CLOCK, STUDY, Driver, check_same, member, only_run, reports_of
 
 from gimtune import analysis
 from gimtune.data.binarized import binarized
@@ -199,7 +198,7 @@ print("ended")
 LONG = [
     *(word for word in STUDY if not word.startswith("space.seed")),
     *("space.seed=0", "ray.dashboard=false", "metrics.ruler=never"),
-    *("budget.epochs=1500", "budget.evaluate_every=1500"),
+    *("budget.epochs=700", "budget.evaluate_every=700"),
 ]
 
 

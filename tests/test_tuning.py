@@ -10,27 +10,13 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from helpers import CLOCK, Driver, member, only_run, until
+from helpers import CLOCK, STUDY, check_same, member, only_run, table, until
 
 from gimtune import analysis
 from gimtune.results import mirror
 from gimtune.results.store import Store
 from gimtune.tuning.packs import longest_first, packs, rows_of
 from gimtune.vocabulary import METRICS, Member
-
-STUDY = [
-    "study=tradeoff",
-    "models=[vae,wvae]",
-    "space.prior=normal",
-    "space.weight={grid: [0.1, 1]}",
-    "space.seed={grid: [0, 1]}",
-    "space.latent_dim=4",
-    "network.hidden=[32]",
-    "budget.epochs=6",
-    "budget.evaluate_every=2",
-    "resources.members=2",
-    "metrics.fid_samples=400",
-]
 
 BOUNDED = [
     *("study=search", "name=tradeoff", "models=[vae,wvae]", "search.trials=10", "space.prior=normal"),
@@ -39,26 +25,8 @@ BOUNDED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """A study from beginning to end."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    driver = Driver(folder, *STUDY)
-    try:
-        assert driver.wait() == 0, driver.said()
-    finally:
-        driver.end()
-    return folder
-
-
-def table(run: Path) -> pd.DataFrame:
-    trials = analysis.load(run).trials.drop(columns=list(CLOCK))
-    # columns stand in the order in which packs reported first
-    return trials[sorted(trials)]
-
-
-def test_a_study_ends_with_its_front_and_all_numbers(undisturbed):
-    run = only_run(undisturbed)
+def test_a_study_ends_with_its_front_and_all_numbers(undisturbed_study):
+    run = only_run(undisturbed_study)
     study = analysis.load(run)
     assert len(study.trials) == 8
     assert (study.meta["members"], study.meta["epochs"]) == ("8", "6")
@@ -69,7 +37,7 @@ def test_a_study_ends_with_its_front_and_all_numbers(undisturbed):
             missing = study.trials[study.trials[column].isna()]
             assert all(column in text for text in missing["reasons"]), column
     assert set(study.trials["fid_features"].str.split(":").str[0]) == {"classifier"}
-    said = (undisturbed / "output.txt").read_text()
+    said = (undisturbed_study / "output.txt").read_text()
     assert "Pareto front" in said
     assert "ray get-auth-token" in said
     for name in ("config.yaml", "environment.json", "study.db", "trials.parquet", "pareto.csv", "figures/front.png"):
@@ -88,23 +56,16 @@ def test_a_study_ends_with_its_front_and_all_numbers(undisturbed):
     assert not list((run / "packs").iterdir())
 
 
-def test_a_finished_run_can_be_resumed_and_nothing_runs(undisturbed, drive):
-    before = table(only_run(undisturbed))
-    driver = drive(undisturbed, f"resume={only_run(undisturbed)}")
+def test_a_finished_run_can_be_resumed_and_nothing_runs(undisturbed_study, drive):
+    before = table(only_run(undisturbed_study))
+    driver = drive(undisturbed_study, f"resume={only_run(undisturbed_study)}")
     assert driver.wait() == 0, driver.said()
-    pd.testing.assert_frame_equal(table(only_run(undisturbed)), before)
-
-
-def check_same(run: Path, other: Path) -> None:
-    """Two runs have the same members with the same numbers, at the end and on the way."""
-    pd.testing.assert_frame_equal(table(run), table(other), check_exact=True)
-    series = [analysis.load(r).reports.drop(columns=["seconds", "reported"]) for r in (run, other)]
-    pd.testing.assert_frame_equal(*(frame[sorted(frame)] for frame in series), check_exact=True)
+    pd.testing.assert_frame_equal(table(only_run(undisturbed_study)), before)
 
 
 @pytest.mark.slow
 @pytest.mark.long  # tests/test_chaos.py kills drivers, and compares what went on
-def test_a_killed_driver_goes_on_where_it_was(undisturbed, drive, tmp_path):
+def test_a_killed_driver_goes_on_where_it_was(undisturbed_study, drive, tmp_path):
     driver = drive(tmp_path, *STUDY)
     until(driver, tmp_path, 8)
     driver.process.kill()
@@ -122,13 +83,13 @@ def test_a_killed_driver_goes_on_where_it_was(undisturbed, drive, tmp_path):
     assert again.wait() == 0, again.said()
     assert f"note: {newest}: cannot be read" in again.said()
     assert len(analysis.load(run).reports) == 24
-    check_same(run, only_run(undisturbed))
+    check_same(run, only_run(undisturbed_study))
 
 
 @pytest.mark.slow
-def test_a_study_with_constraints_goes_on_to_the_same_front(undisturbed, drive, tmp_path):
+def test_a_study_with_constraints_goes_on_to_the_same_front(undisturbed_study, drive, tmp_path):
     # what a bound in the middle makes of the numbers of a study without one, which trains the same members
-    whole = analysis.load(only_run(undisturbed)).trials
+    whole = analysis.load(only_run(undisturbed_study)).trials
     bound = float(whole["probe_codes"].median())
     feasible = whole[whole["probe_codes"] >= bound]
     assert 0 < len(feasible) < len(whole)
@@ -190,7 +151,7 @@ def test_a_search_with_constraints_is_killed_with_all_its_processes_and_goes_on(
 
 
 @pytest.mark.slow
-def test_an_interrupted_study_says_how_to_go_on_and_does(undisturbed, drive, tmp_path):
+def test_an_interrupted_study_says_how_to_go_on_and_does(undisturbed_study, drive, tmp_path):
     driver = drive(tmp_path, *STUDY, "ray.dashboard=false")
     until(driver, tmp_path, 4)
     driver.process.send_signal(signal.SIGINT)
@@ -200,7 +161,7 @@ def test_an_interrupted_study_says_how_to_go_on_and_does(undisturbed, drive, tmp
     assert len(analysis.load(run).reports) < 24
     again = drive(tmp_path, f"resume={run}")
     assert again.wait() == 0, again.said()
-    check_same(run, only_run(undisturbed))
+    check_same(run, only_run(undisturbed_study))
 
 
 @pytest.mark.slow
@@ -208,7 +169,7 @@ def test_a_machine_that_vanished_is_replaced_by_another(drive, store_server, tmp
     import boto3
 
     # long beside the time between two copies, so that the first copy is not of the whole study
-    study, reports = [*STUDY, "budget.epochs=80"], 8 * 40
+    study, reports = [*STUDY, "budget.epochs=40"], 8 * 20
     (tmp_path / "undisturbed").mkdir()
     whole = drive(tmp_path / "undisturbed", *study)
     assert whole.wait() == 0, whole.said()
@@ -345,6 +306,7 @@ def test_a_search_suggests_stops_and_ends(drive, tmp_path, sampler):
 
 
 @pytest.mark.slow
+@pytest.mark.long  # tests/test_chaos.py kills tpe, and rungs
 def test_a_killed_search_has_its_members_at_the_end(drive, tmp_path):
     driver = drive(tmp_path, *SEARCH, "search=tpe")
     deadline = time.monotonic() + 200
