@@ -65,7 +65,9 @@ def standing(
     tally = Tally(total, int(meta.get("epochs", epochs.max() if len(epochs) else 0)), members)
     left = None
     if driver and "started" in meta:
-        left = tally.seconds_left(int(meta["epochs_before"]), now - float(meta["started"]))
+        elapsed = now - float(meta["started"])
+        since = now - float(trials["reported"].max()) if trials["reported"].notna().any() else 0.0
+        left = tally.seconds_left(int(meta["epochs_before"]), elapsed, min(max(0.0, since), elapsed))
     chosen = objectives or study.objectives
     best, refused = None, ""
     try:

@@ -42,7 +42,8 @@ def rendered(table: Table, title: str = "", *, ragged: bool = False) -> Shown:
         whole = column.key in _WHOLE
         shown.add_column(Text(head), justify="right" if right else "left", overflow="fold", no_wrap=whole)
     for row in table.rows:
-        cells = [Text(cell.text) for cell in row]
+        # what is broken across lines is broken at spaces
+        cells = [Text(cell.text.replace(" \u00b1 ", "\u00b1")) for cell in row]
         for cell, text in zip(row, cells, strict=True):
             for mark in cell.marks:
                 text.append(f"\n{mark.word}", style="bold red")

@@ -45,6 +45,37 @@ def short(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def plural(count: int, one: str) -> str:
+    """A number of things.
+
+    >>> plural(1, "model"), plural(0, "model")
+    ('1 model', '0 models')
+    """
+    return f"{count:,} {one}" + "s" * (count != 1)
+
+
+def distances(meta: Mapping[str, str], trials: pd.DataFrame) -> str:
+    """By which features a study compared its images, what is known of them, and how many images: empty if not said."""
+    if not (name := meta.get("fid_features")):
+        return ""
+    told = f"FID features: {name}"
+    if accuracy := meta.get("classifier_test_accuracy"):
+        told += f", of test accuracy {accuracy}"
+    elif name.partition(":")[0] == "random":
+        told += ", which nothing has trained: they see texture, brightness and colour, and not what is depicted"
+    made, held = (counts(trials, key) for key in ("fid_samples", "fid_reference_samples"))
+    if made and held:
+        told += f"; {made} generated images against {held} held-out ones"
+    floors = {float(floor) for floor in trials["fid_floor"].dropna()} if "fid_floor" in trials else set()
+    return f"{told}; real training images have {number(floors.pop())}" if len(floors) == 1 else told
+
+
+def counts(trials: pd.DataFrame, key: str) -> str:
+    """The different whole numbers of a column; empty where there are none."""
+    found = sorted(trials[key].dropna().unique()) if key in trials else []
+    return " or ".join(f"{int(count):,}" for count in found)
+
+
 def flags(row: Mapping[Any, Value]) -> dict[str, str]:
     """Why metrics of a row are not to be trusted: {metric: reason}.
 

@@ -260,7 +260,7 @@ def test_curves_are_compared_where_both_reach() -> None:
     assert answers(trials)["b_likelihood"].value == pytest.approx(0.5)
     apart = pd.DataFrame(line("vae", "posterior_kl", [0, 1], 0) + line("wae", "latent_mmd", [5, 6], 0))
     found = answers(apart.assign(status="done", data="d", fid_features="f", seed=0))["b_likelihood"]
-    assert found.note == "no latent-restricted and posterior-restricted models to compare"
+    assert found.note == "latent-restricted and posterior-restricted models share no range and no setting"
 
 
 def test_a_second_name_and_a_second_prior_are_no_second_model() -> None:

@@ -79,6 +79,10 @@ def test_time_left_is_at_the_rate_of_epochs():
     # 12 epochs in 6 seconds
     assert tally.seconds_left(2, 6.0) == 36 / 2
     assert tally.seconds_left(14, 6.0) is None
+    # between reports it goes down as the clock goes, until what runs could have ended: 3 epochs, 6 at the most
+    assert tally.seconds_left(2, 7.5, since=1.5) == 18 - 1.5
+    assert tally.seconds_left(2, 9.0, since=3.0) == 18 - 3.0
+    assert tally.seconds_left(2, 18.0, since=12.0) == 18.0 * 30 / 18
     tally.take("b", Status.STOPPED, 4)
     # two ended after 10 and 4 epochs: those to come count 7
     assert tally.left == 3 * 7

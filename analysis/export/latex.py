@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gimtune.analysis import tables
-from gimtune.analysis.text import number
+from gimtune.analysis.text import counts, number
 from gimtune.results.pareto import Front
 from gimtune.vocabulary import Direction
 
@@ -41,9 +41,18 @@ def front_table(front: Front) -> str:
         seen |= words
     places = "".join("r" if column.numeric else "l" for column in table.columns)
     reference = ", ".join(f"{escape(key.replace('_', ' '))} {number(value)}" for key, value in front.reference.items())
+    points = front.points
+    features = [str(name) for name in points["fid_features"].dropna().unique()] if "fid_features" in points else []
+    made, held = (counts(points, key) for key in ("fid_samples", "fid_reference_samples"))
+    measured = [
+        f"FID by {', '.join(features)}" if features else "",
+        f"{made} generated images against {held} held-out ones" if made and held else "",
+        f"{points['seed'].nunique()} seeds" if "seed" in points else "",
+    ]
     notes = [
         f"{len(front.rows)} non-dominated of {len(front.points)} trials, chosen on the validation split",
         f"hypervolume {number(front.hypervolume)} from the reference point ({reference})" if len(front.rows) else "",
+        *map(escape, measured),
         *(f"{sign} {_MEANINGS[word]}" for word, sign in _MARKS.items() if word in seen),
     ]
     return "\n".join(

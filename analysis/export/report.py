@@ -21,9 +21,9 @@ from gimtune.analysis.page.page import page
 from gimtune.analysis.statistics.attainment import with_shares
 from gimtune.analysis.statistics.claims import at_budgets, claims
 from gimtune.analysis.statistics.verdicts import Verdict, Verdicts, between, chosen_by_results, corrected
-from gimtune.analysis.tables import CONTEXT, failure_table, front_table, group_table, group_tables
+from gimtune.analysis.tables import failure_table, front_table, group_table, group_tables
 from gimtune.analysis.terminal import bare_table, front_title, rendered
-from gimtune.analysis.text import number, plain
+from gimtune.analysis.text import distances, number, plain, plural
 from gimtune.files import replacing
 from gimtune.results.budget import at_budget
 from gimtune.results.environment import mixed
@@ -32,7 +32,8 @@ from gimtune.results.pareto import OBJECTIVES, Front, front, fronts_by
 from gimtune.results.tally import edges, levelling
 from gimtune.vocabulary import Status
 
-#: A terminal of so many columns has room for metrics beside the objectives.
+#: Metrics beside the objectives, where a terminal has so many columns.
+_CONTEXT = ("fid_expost", "mi_noised", "restriction")
 _WIDE = 110
 _FAILURES = 20
 _ROWS = 100
@@ -149,15 +150,15 @@ def print_front(
     for note in filter(None, (levelling(study.trials), edges(best.points), mixed(best.points, study.meta))):
         console.print(Text(f"note: {note}"), soft_wrap=True)
     # what varies beside takes the room of the context
-    context = CONTEXT if console.width >= _WIDE + 12 * len(study.varied) else ()
+    context = _CONTEXT if console.width >= _WIDE + 12 * len(study.varied) else ()
     table = front_table(best, context, most=_ROWS, shares=True)
     console.print(rendered(table, front_title(table)))
     reference = ", ".join(f"{key} {number(value)}" for key, value in best.reference.items())
     console.print(f"hypervolume {number(best.hypervolume)} from the reference point {reference}", highlight=False)
     for groups in group_tables(study.trials, best, only, most=_ROWS):
         console.print(rendered(groups))
-    if accuracy := study.meta.get("classifier_test_accuracy"):
-        console.print(f"FID features: {study.meta.get('fid_features')}, of test accuracy {accuracy}", highlight=False)
+    if told := distances(study.meta, study.trials):
+        console.print(Text(told), soft_wrap=True)
     left = ", ".join(f"{count} {plain(reason)}" for reason, count in best.left_out.items()) or "none"
     console.print(Text(f"{len(best.points)} of {len(study.trials)} trials considered; left out: {left}"))
     failures = study.trials[study.trials["status"].isin([Status.FAILED, Status.DIVERGED])]
@@ -220,7 +221,7 @@ def print_verdicts(verdicts: Verdicts, console: Console) -> None:
     elif measured:
         console.print(Text(corrected(verdicts)), soft_wrap=True)
     left = ", ".join(f"{count} {plain(reason)}" for reason, count in verdicts.left_out.items()) or "none"
-    total = f"{verdicts.trials} trials of {verdicts.configurations} configurations, {verdicts.models} models"
+    total = f"{verdicts.trials} trials of {verdicts.configurations} configurations, {plural(verdicts.models, 'model')}"
     console.print(Text(f"from {total}; left out: {left}"))
 
 

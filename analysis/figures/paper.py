@@ -39,7 +39,8 @@ def panel(axes: Axes, x: Axis, y: Axis, *, labels: bool = True) -> None:
             scale("log")
             ticks(of, it.high / it.low)
         if labels:
-            of.set_label_text(it.label)
+            # in two lines along the height, where there is less room
+            of.set_label_text(it.label.replace(" (", "\n(", 1) if of is axes.yaxis else it.label)
         of.label.set_parse_math(False)
     axes.set(xlim=(x.low, x.high), ylim=(y.low, y.high))
     axes.grid(True, color="0.9", linewidth=0.6)
@@ -106,7 +107,7 @@ def legend(
         ring = {"markerfacecolor": "none", "markersize": 10, "markeredgewidth": 0.8}
         keys.append(key("flagged: not\nto be trusted", marker="o", color="black", linestyle="", **ring))
     if any(one.beyond(part[one.key]).any() for part, *both in panels for one in both):
-        keys.append(key("at the edge:\nbeyond it", linestyle=""))
+        keys.append(key("points at the edge\nlie beyond it", linestyle=""))
     for text in figure.legend(handles=keys, loc="outside right upper", frameon=False, fontsize=8).get_texts():
         text.set_parse_math(False)
 

@@ -308,8 +308,16 @@ const drawAll = () => {
   current = points();
   const onFront = data.fronts ? best(current).length : 0,
     what = filters.by === "means" ? "configurations" : "trials";
+  const outside = ([key]) => (p) => {
+    const [low, high] = data.axes[key].range,
+      value = p.value(key);
+    return value !== null && (value < low || value > high);
+  };
+  const beyond = current.filter((p) => data.objectives.some((one) => outside(one)(p))).length;
   document.getElementById("shown").textContent =
-    `${current.length.toLocaleString("en")} ${what} drawn` + (data.fronts ? `, ${onFront} on their front.` : ".");
+    `${current.length.toLocaleString("en")} ${what} drawn` +
+    (data.fronts ? `, ${onFront} on their front` : "") +
+    (beyond ? `, ${beyond} beyond the axes, which a double click shows.` : ".");
   for (const id of visible) draw(id);
 };
 

@@ -33,7 +33,7 @@ from gimtune.analysis.statistics.attainment import AttainmentDifference
 from gimtune.analysis.statistics.evidence import ASSOCIATION
 from gimtune.analysis.statistics.verdicts import Claim, Verdicts, between, corrected
 from gimtune.analysis.tables import CONTEXT, Table, failure_table, front_table, group_tables
-from gimtune.analysis.text import number, plain, short
+from gimtune.analysis.text import distances, number, plain, short
 from gimtune.results.environment import mixed
 from gimtune.results.load import Study, once, pooled, text_file
 from gimtune.results.pareto import OBJECTIVES, Front, front, fronts_by
@@ -155,8 +155,7 @@ def _facts(best: Front, trials: pd.DataFrame, runs: Sequence[Study]) -> list[str
     for study in runs:
         if study.older:
             facts.append(f"{study.run.name}: {study.older}")
-        if accuracy := study.meta.get("classifier_test_accuracy"):
-            facts.append(f"FID features: {study.meta.get('fid_features')}, of test accuracy {accuracy}")
+        facts += filter(None, (study.meta.get("dataset"), distances(study.meta, study.trials)))
     return [plain(fact) for fact in dict.fromkeys(facts)]
 
 

@@ -91,11 +91,13 @@ def sentence(means: Means | None, objectives: Mapping[str, Direction]) -> str:
         return f"{short(number(row['model']), 40)} ({', '.join(own)}) with {reached}"
 
     ends = rows.to_dict("records")
+    bounded = any(math.isfinite(row[f"{key}_low"]) for row in ends for key in objectives)
+    brackets = " Brackets: 95 % intervals." if bounded else ""
     if len(ends) == 1:
-        return plain(f"{among} one is beaten by no other at either: {told(ends[0])}.")
+        return plain(f"{among} one is beaten by no other at either: {told(ends[0])}.{brackets}")
     return plain(
         f"{among} {len(ends):,} are on the front, beaten by no other at both. It goes from {told(ends[0])} "
-        f"to {told(ends[-1])}."
+        f"to {told(ends[-1])}.{brackets}"
     )
 
 

@@ -63,6 +63,7 @@ from gimtune.analysis.statistics.measures import (
     within,
 )
 from gimtune.analysis.statistics.verdicts import Claim, Verdict, Verdicts
+from gimtune.analysis.text import plural
 from gimtune.results.pareto import collapsed, considered, why_left_out
 from gimtune.vocabulary import Status
 
@@ -256,7 +257,7 @@ def _needed(found: Found, alpha: float) -> str:
                 told.append(f"{ours} against {theirs} models; it takes {more[0]} against {more[1]}")
         else:
             most = math.ceil(math.log2(2 / alpha)) if isinstance(part, Each) else FEWEST
-            told.append(f"{int(part.models().sum())} models; it takes {most}")
+            told.append(f"{plural(int(part.models().sum()), 'model')}; it takes {most}")
     return "cannot be decided with so few models: " + ", and ".join(dict.fromkeys(told))
 
 

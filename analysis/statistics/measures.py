@@ -164,6 +164,8 @@ def _each(study: Configurations, found: Each, what: str) -> str:
     if not len(there):
         raise Unmeasured("no model has weights enough that differ")
     ends = found.numbers[0][there]
+    if len(there) == 1:
+        return f"{what} {ends[0]:+.2f} ({study.models[there[0]]}), the one model"
     low, high = (there[i] for i in (ends.argmin(), ends.argmax()))
     return (
         f"{what} from {ends.min():+.2f} ({study.models[low]}) to {ends.max():+.2f} ({study.models[high]}), "
@@ -296,8 +298,9 @@ def _compared(study: Configurations, values: np.ndarray, ours: Family, theirs: S
         if not (us.any() and them.any()):
             which = ours.name if not mine.any() else family.name
             absent = not mine.any() or not other.any()
-            why = f"no {which} model in the study" if absent else f"no {ours.name} and {family.name} models to compare"
-            raise Unmeasured(why)
+            if absent:
+                raise Unmeasured(f"no {which} model in the study")
+            raise Unmeasured(f"{ours.name} and {family.name} models share no range and no setting")
         parts.append(Between(differences, us, them))
         notes.append(f"{_named(study, us)} against {_named(study, them)}")
     return Found(parts, "; ".join(notes))

@@ -89,6 +89,23 @@ class Dataset:
         """Number of classes, of the column with most; one where the images have no labels."""
         return int(self.labels["train"].max()) + 1
 
+    @property
+    def described(self) -> str:
+        """Name, number and shape of the images, classes and splits, in a line."""
+        counts = {split: len(images) for split, images in self.images.items()}
+        colours, height, width = self.image
+        if self.vectors:
+            content = f"vectors of {width} values"
+        else:
+            kind = "grey" if colours == 1 else "in colour" if colours == 3 else f"in {colours} channels"
+            content = f"images of {height} x {width}, {kind}"
+        several = len(self.targets) > 1
+        labels = (
+            f"{len(self.targets)} labels" if several else f"{self.classes} classes" if self.classes > 1 else "no labels"
+        )
+        parts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+        return f"{self.name}: {sum(counts.values()):,} {content}, {labels}: {parts}"
+
     @cached_property
     def reference(self) -> str:
         """A hash of the images that generated ones are compared with: those of the validation and the test split."""

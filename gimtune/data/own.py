@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def images(seed: int, path: str, size: int | list[int] | None = None, labels: st
         raise ValueError(f"{where}: allowed are a folder, .npz, .npy and .parquet")
     if named and files[0].suffix in SUFFIXES:
         raise ValueError(f"data.labels={labels}: of Parquet and .npz; files have the class of their folder")
-    return keep("images", where, [shape, named, stamps(files, place), _folders(place)], seed, listed)
+    found = keep("images", where, [shape, named, stamps(files, place), _folders(place)], seed, listed)
+    return replace(found, notes=(*found.notes, *_left_out(place, files)))
 
 
 def shape_of(size: Any) -> Shape | None:
@@ -66,6 +68,18 @@ def _below(place: Path, suffixes: Collection[str]) -> list[Path]:
 def seen(path: Path, place: Path) -> bool:
     """Whether neither a file nor a folder above it is hidden."""
     return not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(place).parts)
+
+
+def _left_out(place: Path, files: Sequence[Path]) -> list[str]:
+    """What is said of files of a folder of images that are none."""
+    if files[0].suffix.lower() not in SUFFIXES:
+        return []
+    others = sorted(f for f in place.rglob("*") if f.is_file() and seen(f, place) and f.suffix.lower() not in SUFFIXES)
+    if not others:
+        return []
+    more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+    allowed = ", ".join(sorted(SUFFIXES))
+    return [f"data.path={place}: {others[0].relative_to(place)}{more} left out; images are {allowed}"]
 
 
 def _folders(place: Path) -> list[str]:

@@ -79,15 +79,23 @@ class Tally:
         running = counts[Status.RUNNING] * self.epochs - self._trained[Status.RUNNING]
         return max(0.0, planned) + max(0.0, running)
 
-    def seconds_left(self, before: int, elapsed: float) -> float | None:
+    def seconds_left(self, before: int, elapsed: float, since: float = 0.0) -> float | None:
         """Seconds to the end at the rate so far, or ``None`` while there is none.
+
+        What runs has gone on since it reported, at that rate and no further than to its end: else the time left would
+        grow until the next report.
 
         Args:
             before: epochs that were trained when the driver started.
             elapsed: seconds since then.
+            since: of these, seconds since the last report.
         """
-        gained = self.trained - before
-        return elapsed * self.left / gained if gained > 0 else None
+        gained, known = self.trained - before, elapsed - since
+        if gained <= 0 or known <= 0:
+            return None
+        running = self.counts[Status.RUNNING] * self.epochs - self._trained[Status.RUNNING]
+        ahead = min(since * gained / known, max(0.0, running))
+        return elapsed * max(0.0, self.left - ahead) / (gained + ahead)
 
 
 def essential(best: Front) -> pd.DataFrame:
@@ -168,7 +176,8 @@ def edges(points: pd.DataFrame) -> str:
             of = f" with {best['prior']}" if several else ""
             found.append(f"{best['model']}{of} at {best['weight']:g}, the {which}")
     told = "; ".join(found)
-    return f"generate best at the end of their weights, so that others may be better: {told}" if found else ""
+    head = "generate best at the end of their weights, so that others may be better (`gimtune sweep` looks for them)"
+    return f"{head}: {told}" if found else ""
 
 
 def span(seconds: float) -> str:

@@ -272,10 +272,10 @@ def _run(plan: Plan, run: Path, store: Store, console: Console, interruption: In
         stopping = Stopping(interruption, run, _DRIVER, config.stop.grace, console)
         packed = "one pack" if len(plan.packs) == 1 else f"{len(plan.packs)} packs"
         parts = f"by {config.search.sampler}" if sequential else f"in {packed}"
-        console.print(f"{total} members {parts}, run folder {folder.relative(run)}", **_PLAIN)
-        console.print(where, **_PLAIN)
-        for note in (*plan.notes, *data.notes):
-            console.print(f"note: {note}", **_PLAIN)
+        notes = (f"note: {note}" for note in (*plan.notes, *data.notes))
+        store.annotate(dataset=data.described)
+        for line in (f"{total} members {parts}, run folder {folder.relative(run)}", data.described, where, *notes):
+            console.print(line, **_PLAIN)
         trainable = tune.with_parameters(GimTrial, data=data)
         trainable.__qualname__ = GimTrial.__qualname__  # what the dashboard and `ps` show
         shown = Gauges(config.name, run.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,15 +245,18 @@ def show(plan: Plan, console: Console) -> None:
     if made:
         console.print(table)
     first = made[0][0] if made else plan.planned[0]
-    budget = f"{first.epochs} epochs each, evaluated every {first.evaluate_every}, on {first.data['name']}"
+    sizes = {member.batch_size for pack in made for member in pack} or {first.batch_size}
+    steps = " or ".join(f"{math.ceil(len(plan.data.images['train']) / size):,}" for size in sorted(sizes, reverse=True))
+    budget = f"{first.epochs} epochs of {steps} steps each, evaluated every {first.evaluate_every}, on "
+    budget += first.data["name"]
     if first.patience is not None:
         budget = f"at most {budget}, each ending when it has levelled off"
     if plan.sequential:
         budget = f"members drawn at random stand for those that {config.search.sampler} will suggest; {budget}"
     plain: Any = {"soft_wrap": True, "highlight": False, "markup": False}
     console.print(f"{budget}; nothing was started", **plain)
-    for note in (*plan.notes, *plan.data.notes):
-        console.print(f"note: {note}", **plain)
+    for line in (plan.data.described, *(f"note: {note}" for note in (*plan.notes, *plan.data.notes))):
+        console.print(line, **plain)
 
 
 def _further(made: list[Pack]) -> list[str]:

@@ -88,7 +88,7 @@ class Recorder(Callback):
         self._new: list[dict[str, Any]] = []
         self._front: Front | None = _front(self._points, objectives, self._bounds)
         self._latest: dict[tuple[str, str], float] = {}
-        self._started = self._printed = time.monotonic()
+        self._started = self._printed = self._told = time.monotonic()
         self._shown, self._pause = -math.inf, _REFRESH
         self.first_row: float | None = None
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
@@ -123,6 +123,8 @@ class Recorder(Callback):
             self._met(json.loads(made))
         rows = list(rows_of(result).values())
         reported = [row for row in rows if "epoch" in row]
+        if reported:
+            self._told = time.monotonic()
         self.store.report(reported)
         for row in rows:
             if "epoch" not in row:
@@ -186,7 +188,8 @@ class Recorder(Callback):
 
     def _show(self) -> None:
         self._shown, spent = time.monotonic(), time.thread_time()
-        best, left = self._best(), self.tally.seconds_left(self._before, self._shown - self._started)
+        left = self.tally.seconds_left(self._before, self._shown - self._started, self._shown - self._told)
+        best = self._best()
         if self.gauges:
             self.gauges.show(self.tally, best, left, self._latest)
         if self._live:
