@@ -108,5 +108,7 @@ def test_a_latex_table_has_its_columns_and_no_commands_of_others(tmp_path: Path)
     assert r"$^{\ast}$$^{\dagger}$" in body[0]
     assert "ast" not in body[1]
     assert "probe codes $\\uparrow$" in text
+    assert "FID by classifier" in text
+    assert "; 2 seeds" in text
     plain = text.replace(r"\{", "").replace(r"\}", "")
     assert plain.count("{") == plain.count("}")

@@ -110,6 +110,18 @@ def test_every_form_gives_the_same_images_and_labels(tmp_path, kind, colour):
         assert np.ptp(each) <= 1
 
 
+def test_how_images_were_read_is_said(tmp_path):
+    place = written(tmp_path / "set", pictures(colour=True))
+    assert data.load("images", path=str(place)).notes == ()
+    (place / "notes.txt").touch()
+    (place / ".hidden").touch()
+    found = data.load("images", path=str(place))
+    assert found.described.endswith(": 90 images of 9 x 7, in colour, 3 classes: 62 train, 14 validation, 14 test")
+    (note,) = found.notes
+    assert "notes.txt left out" in note
+    assert ".hidden" not in note
+
+
 def test_splits_that_are_given_are_kept(tmp_path):
     for seed, (split, count) in enumerate([("train", 60), ("val", 15), ("test", 30)]):
         written(tmp_path / "set" / split, pictures(count, seed=seed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gimtune.analysis import tables
-from gimtune.analysis.text import counts, number
+from gimtune.analysis.text import counts, number, plural
 from gimtune.results.pareto import Front
 from gimtune.vocabulary import Direction
 
@@ -47,7 +47,7 @@ def front_table(front: Front) -> str:
     measured = [
         f"FID by {', '.join(features)}" if features else "",
         f"{made} generated images against {held} held-out ones" if made and held else "",
-        f"{points['seed'].nunique()} seeds" if "seed" in points else "",
+        plural(points["seed"].nunique(), "seed") if "seed" in points else "",
     ]
     notes = [
         f"{len(front.rows)} non-dominated of {len(front.points)} trials, chosen on the validation split",
