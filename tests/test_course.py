@@ -331,9 +331,9 @@ def test_models_that_are_best_at_the_end_of_their_weights_are_named():
         return edges(pd.DataFrame([row for each in found for row in each], columns=["model", "prior", "weight", "fid"]))
 
     assert told(inner, few) == edges(pd.DataFrame()) == ""
-    assert told(inner, largest, smallest, few).endswith("better: aae at 3, the largest; wvae at 0.1, the smallest")
+    assert told(inner, largest, smallest, few).endswith("them): aae at 3, the largest; wvae at 0.1, the smallest")
     other = rows("aae", {0.1: [9], 1: [5], 3: [7]}, "laplace")
-    assert told(largest, other).endswith("better: aae with normal at 3, the largest")
+    assert told(largest, other).endswith("looks for them): aae with normal at 3, the largest")
 
 
 @pytest.mark.slow

@@ -41,8 +41,10 @@ terms(row)
 # %% [markdown]
 # ## What brackets its information
 #
-# The lower bound cannot exceed ln N. The Gaussian estimate takes q(z) for one Gaussian, and overshoots where the
-# posterior is narrow; with noise on every code it overshoots less. The truth is between bound and estimate.
+# `mi_lower` and `mi_upper` bracket the information of the codes as they are. The index code, a bound that holds
+# for every distribution, cannot exceed ln N; `mi_lower` goes beyond it where a mixture of Gaussians fits q(z).
+# `mi_q` takes q(z) for one Gaussian, and overshoots where the posterior is narrow. `mi_noised` is of codes with
+# noise on each of them: another quantity, which may lie below `mi_lower`.
 
 # %%
 bracket(row).round(3)
