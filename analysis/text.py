@@ -63,17 +63,19 @@ def distances(meta: Mapping[str, str], trials: pd.DataFrame) -> str:
         told += f", of test accuracy {accuracy}"
     elif name.partition(":")[0] == "random":
         told += ", which nothing has trained: they see texture, brightness and colour, and not what is depicted"
-    made, held = (counts(trials, key) for key in ("fid_samples", "fid_reference_samples"))
-    if made and held:
-        told += f"; {made} generated images against {held} held-out ones"
+    if many := against(trials):
+        told += f"; {many}"
     floors = {float(floor) for floor in trials["fid_floor"].dropna()} if "fid_floor" in trials else set()
     return f"{told}; real training images have {number(floors.pop())}" if len(floors) == 1 else told
 
 
-def counts(trials: pd.DataFrame, key: str) -> str:
-    """The different whole numbers of a column; empty where there are none."""
-    found = sorted(trials[key].dropna().unique()) if key in trials else []
-    return " or ".join(f"{int(count):,}" for count in found)
+def against(trials: pd.DataFrame) -> str:
+    """How many images were generated to be compared, and with how many; empty if not said."""
+    made, held = (
+        " or ".join(f"{int(count):,}" for count in sorted(trials[key].dropna().unique())) if key in trials else ""
+        for key in ("fid_samples", "fid_reference_samples")
+    )
+    return f"{made} generated images against {held} held-out ones" if made and held else ""
 
 
 def flags(row: Mapping[Any, Value]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-from helpers import STUDY, TINY, Driver
+from helpers import STUDY, TINY, Driver, finished
 
 from gimtune import data, tuning  # noqa: F401 - tuning sets the other switches of Ray
 from gimtune.metrics import Evaluation, lenet
@@ -136,10 +136,4 @@ def browser():
 @pytest.fixture(scope="session")
 def undisturbed_study(tmp_path_factory):
     """`STUDY` from beginning to end."""
-    folder = tmp_path_factory.mktemp("undisturbed_study")
-    driver = Driver(folder, *STUDY)
-    try:
-        assert driver.wait() == 0, driver.said()
-    finally:
-        driver.end()
-    return folder
+    return finished(tmp_path_factory.mktemp("undisturbed_study"), *STUDY)

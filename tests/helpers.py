@@ -146,6 +146,16 @@ class Driver:
         self.output.close()
 
 
+def finished(folder: Path, *words: str) -> Path:
+    """Runs a study in a folder from beginning to end."""
+    driver = Driver(folder, *words)
+    try:
+        assert driver.wait() == 0, driver.said()
+    finally:
+        driver.end()
+    return folder
+
+
 def only_run(folder: Path) -> Path:
     (run,) = (folder / "results" / "tradeoff").iterdir()
     return run

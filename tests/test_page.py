@@ -249,6 +249,15 @@ def many(tmp_path: Path) -> Study:
 SHOWN = "current.map((p) => p.members.map((i) => data.trial[i]))"
 
 
+def test_points_beyond_the_axes_are_told(browser: Any, tmp_path: Path) -> None:
+    rows = spread(np.random.default_rng(1), 12, seeds=1)
+    far = member(len(rows), trial="far", model="vae", weight=99.0, fid=9e4, probe_codes=0.1, mi_q=0.1, seed=0)
+    with opened(browser, write_report([study(tmp_path / "run", [*rows, far])])) as page:
+        assert page.inner_text("#shown").endswith("on their front, 1 beyond the axes, which a double click shows.")
+        page.evaluate("filters.off.weight.add('99'); drawAll()")
+        assert page.inner_text("#shown").endswith("on their front.")
+
+
 def test_a_point_is_the_mean_of_its_seeds_and_filters_leave_what_they_say(browser: Any, many: Study) -> None:
     means = mean_front(many.trials, generator=np.random.default_rng(0)).points
     with opened(browser, write_report([many])) as page:

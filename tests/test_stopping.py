@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CPU
-from helpers import CLOCK, STUDY, Driver, check_same, member, only_run, reports_of
+from helpers import CLOCK, STUDY, Driver, check_same, finished, member, only_run, reports_of
 
 from gimtune import analysis
 from gimtune.data.binarized import binarized
@@ -204,13 +204,7 @@ LONG = [
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    driver = Driver(folder, *LONG)
-    try:
-        assert driver.wait() == 0, driver.said()
-    finally:
-        driver.end()
-    return folder
+    return finished(tmp_path_factory.mktemp("whole"), *LONG)
 
 
 def running(folder):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gimtune.analysis import tables
-from gimtune.analysis.text import counts, number, plural
+from gimtune.analysis.text import against, number, plural
 from gimtune.results.pareto import Front
 from gimtune.vocabulary import Direction
 
@@ -43,10 +43,9 @@ def front_table(front: Front) -> str:
     reference = ", ".join(f"{escape(key.replace('_', ' '))} {number(value)}" for key, value in front.reference.items())
     points = front.points
     features = [str(name) for name in points["fid_features"].dropna().unique()] if "fid_features" in points else []
-    made, held = (counts(points, key) for key in ("fid_samples", "fid_reference_samples"))
     measured = [
         f"FID by {', '.join(features)}" if features else "",
-        f"{made} generated images against {held} held-out ones" if made and held else "",
+        against(points),
         plural(points["seed"].nunique(), "seed") if "seed" in points else "",
     ]
     notes = [

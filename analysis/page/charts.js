@@ -308,12 +308,11 @@ const drawAll = () => {
   current = points();
   const onFront = data.fronts ? best(current).length : 0,
     what = filters.by === "means" ? "configurations" : "trials";
-  const outside = ([key]) => (p) => {
-    const [low, high] = data.axes[key].range,
-      value = p.value(key);
+  const outside = (key, value) => {
+    const [low, high] = data.axes[key].range;
     return value !== null && (value < low || value > high);
   };
-  const beyond = current.filter((p) => data.objectives.some((one) => outside(one)(p))).length;
+  const beyond = current.filter((p) => data.objectives.some(([key]) => outside(key, p.value(key)))).length;
   document.getElementById("shown").textContent =
     `${current.length.toLocaleString("en")} ${what} drawn` +
     (data.fronts ? `, ${onFront} on their front` : "") +
