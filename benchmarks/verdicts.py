@@ -48,6 +48,7 @@ MODELS = {
 #: Families large enough to be compared.
 TWICE = {**MODELS, **{f"{name}_2": keys for name, keys in MODELS.items()}}
 PRIORS = ("normal", "laplace")
+SIZES = (2, 4, 8, 16, 32, 64)
 WEIGHTS, SEEDS = 5, 2
 #: Of a metric's variance: weights of a model, models, priors at one weight, seeds; and the splits of a trained member.
 SPREAD = {"weight": 0.77, "model": 0.15, "prior": 0.05, "seed": 0.08, "split": 0.01}
@@ -213,6 +214,15 @@ def shuffled_mismatch(generator: np.random.Generator) -> pd.DataFrame:
     return filled(layout(), values, generator)
 
 
+def sizes(generator: np.random.Generator) -> pd.DataFrame:
+    """Nothing, with one prior and codes of six sizes, which make no difference beyond the priors' in the null world."""
+    shape = (len(MODELS), WEIGHTS, len(SIZES), SEEDS)
+    trials = filled(layout(priors=[str(size) for size in SIZES]), independent(generator, shape), generator)
+    sized = trials["prior"].astype(int)
+    asked = [json.dumps({"latent_dim": size}) for size in sized]
+    return trials.assign(prior=PRIORS[0], latent_dim=sized, active_units=sized.astype(float), assignment=asked)
+
+
 WORLDS: dict[str, Callable[[np.random.Generator], pd.DataFrame]] = {
     "null": null,
     "small": trade_off(0.3),
@@ -226,6 +236,7 @@ WORLDS: dict[str, Callable[[np.random.Generator], pd.DataFrame]] = {
     "two_arms": two_arms,
     "shuffled_mismatch": shuffled_mismatch,
     "one_curve": one_curve,
+    "sizes": sizes,
 }
 
 

@@ -41,6 +41,8 @@ FOLDER = ROOT / "docs" / "results"
 #: Columns that say how a row came about at length, and which the run folder keeps.
 _LONG = ("reasons", "estimators", "assignment", "checkpoint", "pack")
 _ROWS = 40
+#: Of what each has a weight of its own.
+_APART = ["model", "prior", "latent_dim"]
 #: Seconds of a member on average from which on its rows are kept, to be taken over in another sitting.
 _DEAR = 60
 _TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
@@ -104,6 +106,7 @@ def keep_rows(run: Path, best: Front, folder: Path) -> None:
 #: Figures that a page shows, with the sentence below each.
 _FIGURES = {
     "front": "Every member, and the front of all: up and to the left is better.",
+    "sizes": "Each model by the size of its codes, at the weight of its best FID for each.",
     "courses": "The same two numbers while the members trained.",
     "weights_fid": "The FID along each model's weights.",
     "weights_probe_codes": "The probe's accuracy along each model's weights.",
@@ -153,13 +156,13 @@ def _drawn(figure: Figure, path: Path) -> None:
 
 
 def configurations(points: pd.DataFrame) -> pd.DataFrame:
-    """Of each model, prior and weight the means over seeds, their standard errors (``..._se``), and ``seeds``.
+    """Of each model, prior, size of the code and weight the means over seeds, their errors (``..._se``), and ``seeds``.
 
     Where a configuration has one seed, the error is that of its measurement, if that is known.
     """
     wanted = ["fid", *_SHOWN]
     measured = [key for key in wanted if key in points]
-    groups = points.groupby(["model", "prior", "weight"], observed=True)
+    groups = points.groupby([*_APART, "weight"], observed=True)
     means = groups[measured].mean()
     means["seeds"] = groups.size()
     for key in measured:
@@ -171,8 +174,8 @@ def configurations(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_weights(means: pd.DataFrame) -> pd.DataFrame:
-    """Of each model and prior the weight of the best mean FID on the validation split."""
-    return means.loc[means.groupby(["model", "prior"])["fid"].idxmin()].sort_values("test_fid", ignore_index=True)
+    """Of each model, prior and size of the code the weight of the best mean FID on the validation split."""
+    return means.loc[means.groupby(_APART)["fid"].idxmin()].sort_values("test_fid", ignore_index=True)
 
 
 def samples(best: Front, run: Path) -> Figure:
@@ -210,6 +213,7 @@ class Kept:
         means = configurations(self.front.points)
         self.seeded = bool((means["seeds"] > 1).any())
         self.best = best_weights(means)
+        self.sized = bool(means["latent_dim"].nunique() > 1)
         self.published = means[means["weight"] == 1].sort_values("test_fid", ignore_index=True)
 
     def minutes(self) -> str:
@@ -235,10 +239,15 @@ class Kept:
         (value,) = self.front.points[column].unique()
         return f"{value:,.0f}"
 
-    def of(self, column: str, model: str, prior: str = "normal", digits: int = 3) -> str:
-        """A mean over seeds at the weight of the best FID, with its error, linked to its row."""
-        row = self._best_of(model, prior)
-        return f"[{error_of(row, column, digits)}]({self.name}/index.md#{anchor(model, prior)})"
+    def of(self, column: str, model: str, prior: str = "normal", digits: int = 3, size: int = 0) -> str:
+        """A mean over seeds at the weight of the best FID, with its error, linked to its row.
+
+        Args:
+            size: of the code, where there are several.
+        """
+        row = self._best_of(model, prior, size)
+        place = anchor(model, prior, *([str(size)] if size else []))
+        return f"[{error_of(row, column, digits)}]({self.name}/index.md#{place})"
 
     def value(self, column: str, model: str, prior: str = "normal") -> float:
         """The same mean, bare."""
@@ -255,8 +264,9 @@ class Kept:
         error = share * math.hypot(*(float(row[f"{key}_se"]) / float(row[key]) for key in (above, below)))
         return f"{share:.2f} ± {rounded(error)}"
 
-    def _best_of(self, model: str, prior: str) -> pd.Series:
-        return self.best[(self.best["model"] == model) & (self.best["prior"] == prior)].iloc[0]
+    def _best_of(self, model: str, prior: str, size: int = 0) -> pd.Series:
+        rows = self.best[(self.best["model"] == model) & (self.best["prior"] == prior)]
+        return (rows[rows["latent_dim"] == size] if size else rows).iloc[0]
 
     def front_markdown(self) -> str:
         """The front's table."""
@@ -282,7 +292,8 @@ class Kept:
         """Of each model, prior and weight its numbers as they are shown."""
         for row in rows.to_dict("records"):
             cells = {key: error_of(row, key) if key in row else "-" for key in self.shown}
-            yield {**row, **cells, "anchor": anchor(row["model"], row["prior"])}
+            size = [str(row["latent_dim"])] if self.sized else []
+            yield {**row, **cells, "anchor": anchor(row["model"], row["prior"], *size)}
 
 
 def starts(points: pd.DataFrame) -> str:

@@ -43,6 +43,8 @@ from benchmarks import verdicts as worlds
 KEYS = [key for key, *_ in module._CLAIMS]
 #: For a study with this prior beside the normal one.
 LAPLACE = ["g_laplace_generation", "g_laplace_representation"]
+#: For a study with codes of several sizes.
+SIZES = ["h_generation", "h_representation", "h_trade_off"]
 HOLDS, UNDECIDED, TOO_FEW = Verdict.HOLDS, Verdict.UNDECIDED, Verdict.TOO_FEW
 GENERATOR = np.random.default_rng
 
@@ -53,7 +55,7 @@ def world(name: str, number: int = 0) -> pd.DataFrame:
 
 def answers(trials: pd.DataFrame, **options: Any) -> dict[str, Claim]:
     found = claims(trials, GENERATOR(0), **{"redraws": 0, "beside": False, **options})
-    assert [c.key for c in found.claims] in (KEYS, KEYS + LAPLACE)
+    assert [c.key for c in found.claims] in (KEYS, KEYS + LAPLACE, KEYS + SIZES)
     return {c.key: c for c in found.claims}
 
 
@@ -325,6 +327,59 @@ def test_a_prior_is_compared_at_its_own_best_weight_in_what_else_is_equal() -> N
     assert radii.value == pytest.approx((math.log(22 / 11) + math.log(22 / 1)) / 2)
     alone = trials[(trials["prior"] == "normal") | (trials["latent_dim"] == 64)].assign(fid_features="f")
     assert len(claims(alone, GENERATOR(0), redraws=0, beside=False).claims) == len(KEYS)
+
+
+@pytest.mark.parametrize("moved", ["generation", "representation", "trade_off"])
+@pytest.mark.parametrize("larger", [True, False])
+def test_what_larger_codes_do_to_every_model_is_found(moved: str, larger: bool) -> None:
+    trials, key = world("sizes"), f"h_{moved}"
+    assert {answers(trials)[one].verdict for one in SIZES} == {UNDECIDED}
+    step = np.log2(trials["latent_dim"].to_numpy()) * (1 if larger else -1)
+    for split in ("", "test_"):
+        if moved == "generation":
+            trials[f"{split}fid"] *= np.exp(-step)
+        elif moved == "representation":
+            trials[f"{split}probe_codes"] += 0.1 * step
+        else:
+            # what the weakest weight has above the others is what can be given up
+            weakest = trials["weight"] == trials["weight"].min()
+            trials.loc[weakest, f"{split}probe_codes"] += 0.1 * step[weakest]
+            trials.loc[weakest, f"{split}fid"] *= 1000
+    found = answers(trials)
+    assert {one for one in SIZES if found[one].verdict is not UNDECIDED} == {key}
+    assert found[key].verdict is (HOLDS if larger else Verdict.DOES_NOT_HOLD)
+    assert (found[key].value > 0) == larger
+
+
+def test_the_correlation_with_the_size_of_the_code_is_that_of_scipy() -> None:
+    sizes, fids, probes = (2, 4, 8, 16), (40.0, 20.0, 30.0, 10.0), (0.5, 0.9, 0.8, 0.8)
+    rows = [
+        {
+            "latent_dim": size,
+            "assignment": json.dumps({"latent_dim": size}),
+            "weight": weight,
+            "fid": fid * more,
+            "probe_codes": probe + gained,
+        }
+        for size, fid, probe in zip(sizes, fids, probes, strict=True)
+        for weight, more, gained in ((0.1, 3, 0.05 * size**0.5), (1, 1, 0.0), (10, 2, -0.2))
+    ]
+    trials = pd.DataFrame(rows).assign(model="vae", restrictions='["posterior_kl"]', status="done", data="d", seed=0)
+    trials = trials.assign(
+        prior="normal", fid_features="f", test_fid=trials["fid"], test_probe_codes=trials["probe_codes"]
+    )
+    found = answers(trials)
+    assert found["h_generation"].value == pytest.approx(-stats.kendalltau(sizes, fids)[0])
+    assert found["h_representation"].value == pytest.approx(stats.kendalltau(sizes, probes)[0])
+    assert found["h_trade_off"].value == pytest.approx(1)
+    assert {found[one].verdict for one in SIZES} == {TOO_FEW}
+    # a size is compared in what else is equal alone
+    other = trials.assign(network=np.where(trials["latent_dim"] > 4, "conv", "mlp"))
+    assert answers(other)["h_generation"].value == pytest.approx(1)
+    apart = trials.assign(network=trials["latent_dim"].astype(str))
+    assert len(claims(apart, GENERATOR(0), redraws=0, beside=False).claims) == len(KEYS)
+    once = trials[trials["weight"] == 1]
+    assert answers(once)["h_trade_off"].note == "no model has weights enough that differ"
 
 
 # What counts

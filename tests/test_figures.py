@@ -62,6 +62,11 @@ STUDIES = {
     "side p": trials(side="p", likelihood_x=math.nan),
     "weight 0": trials(weight=0.0),
     "numbers alone": trials()[["trial", "status", "data", "fid_features", "fid", "probe_codes", "model"]],
+    "sizes": trials(
+        latent_dim=[2, 2, 2, 2, 8, 8, 8, 8],
+        model="vae",
+        assignment=['{"latent_dim": 2}'] * 4 + ['{"latent_dim": 8}'] * 4,
+    ),
     "nothing": trials().iloc[:0],
     "unfinished": trials(status="running"),
 }
@@ -81,6 +86,8 @@ def test_every_figure_is_drawn_or_is_none(name: str, tmp_path: Path) -> None:
             static.draw_without_rendering()
             interactive.to_json()
     missing = {"samples", "codes", "neighbours", "latents", "courses"}
+    assert ("sizes" in drawn) == (name == "sizes")
+    missing |= {"sizes"}
     if name in ("usual", "flagged"):
         assert drawn == {*FIGURES} - missing
     if name in ("nothing", "unfinished"):
@@ -113,6 +120,37 @@ def test_three_objectives_and_no_distance(tmp_path: Path) -> None:
     # distances of two networks do not share an axis
     assert set(views.measured(found.points, ["fid"])["fid_features"]) == {"classifier:1"}
     assert len(views.measured(found.points, ["mi_q"])) == len(table)
+
+
+def test_sizes_are_compared_at_their_own_best_weights_on_the_test_split(tmp_path: Path) -> None:
+    rows = [
+        # size, weight, seed, fid, test fid, test probe
+        (2, 0.1, 0, 50, 55, 0.7),
+        (2, 0.1, 1, 52, 57, 0.72),
+        (2, 1.0, 0, 30, 33, 0.6),
+        (2, 1.0, 1, 34, 35, 0.62),
+        (8, 0.1, 0, 20, 21, 0.9),
+        (8, 0.1, 1, 20, 23, 0.9),
+        (8, 1.0, 0, 25, 1, 0.5),
+        (8, 1.0, 1, 10, 2, 0.5),
+    ]
+    told = pd.DataFrame(rows, columns=["latent_dim", "weight", "seed", "fid", "test_fid", "test_probe_codes"])
+    table = trials(**told, assignment=[json.dumps({"latent_dim": size}) for size in told["latent_dim"]], model="vae")
+    found = front(table)
+    shown = views.sizes(found.points, "fid", "probe_codes").set_index("latent_dim")
+    # of eight dimensions the second weight is the better one by the mean of seeds
+    assert dict(shown["fid"]) == pytest.approx({2: 34, 8: 1.5})
+    assert dict(shown["probe_codes"]) == pytest.approx({2: 0.61, 8: 0.5})
+    assert dict(shown["given_up"]) == pytest.approx({2: 0.1, 8: 0.4})
+    figure = FIGURES["sizes"].static(found, tmp_path)
+    assert [axes.lines[0].get_ydata().tolist() for axes in figure.axes] == [
+        pytest.approx(list(shown[key])) for key in ("fid", "probe_codes", "given_up")
+    ]
+    assert len(FIGURES["sizes"].interactive(found, tmp_path).data) == 3
+    collapsed = table.assign(
+        mi_q=np.where(told["latent_dim"] == 2, 0.1, 5), mi_noised=np.where(told["latent_dim"] == 2, 0.0, 5)
+    )
+    assert FIGURES["sizes"].static(front(collapsed), tmp_path) is None
 
 
 # Thinning

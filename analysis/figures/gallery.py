@@ -15,7 +15,7 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
-from gimtune.analysis.figures import courses, fronts, members, planes, sweeps
+from gimtune.analysis.figures import courses, fronts, members, planes, sizes, sweeps
 from gimtune.analysis.figures.look import name
 from gimtune.analysis.figures.views import band
 from gimtune.results.pareto import Front
@@ -85,6 +85,13 @@ FIGURES: Mapping[str, Kind] = MappingProxyType(
         "weights_probe_codes": _weights("probe_codes", "Probe accuracy against the restriction's weight"),
         "weights_mi_noised": _weights("mi_noised", "Mutual information against the restriction's weight"),
         "weights_restriction": _weights("restriction", "What the restriction costs, against its weight"),
+        "sizes": Kind(
+            "What the size of the code changes",
+            "A line is a model, for each size at the weight where the first objective is best on the validation split; "
+            "measured on the test split, means over seeds. Right: what the second loses from the weakest weight to it.",
+            sizes.static_sizes,
+            sizes.interactive_sizes,
+        ),
         "courses": Kind(
             "The trade-off over training",
             "A panel is a model, a line a weight, from the first evaluation to the last: means over seeds and all "

@@ -25,7 +25,7 @@ _BINS = 10
 #: Beside what varies in a study, what tells lines of a sweep apart.
 _LINES = ("latent_dim", "likelihood_name", "encoder")
 #: Of one key, that get a line each.
-_VALUES = 4
+_VALUES = 6
 _RATES = (f"restriction/{Match.POSTERIOR}_kl", f"restriction/{Match.POSTERIOR}_kl_contrast")
 _PLANE = ("rate", "distortion")
 
@@ -153,6 +153,36 @@ def _lines(rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
             line = [f"{name}, {key} {number(value)}" if own else name for name, own, value in told]
             averaged += [key] if (different > _VALUES).any() else []
     return rows.assign(line=line), tuple(averaged)
+
+
+def sizes(points: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """Two objectives by the size of the code, of each model at the weight where the first is best.
+
+    The weight is chosen on the validation split for each size and all else that varies, and measured on the test split,
+    where it has been. Where a model was trained in several settings, it is their mean. Collapsed members are left out.
+
+    Returns:
+        ``model``, ``latent_dim``, both objectives, and ``given_up``, by how much the second is better at the weakest of
+        several weights; no row where no model has codes of two sizes.
+    """
+    shown = {key: f"test_{key}" if f"test_{key}" in points else key for key in (x, y)}
+    apart = [key for key in ("prior", "network", *_LINES, *varied(points)) if key in points]
+    rows = measured(points[~points["collapsed"].astype(bool)], [x, y, *shown.values(), "weight", "latent_dim"])
+    own = rows.groupby("model")["latent_dim"]
+    rows = rows[own.transform("max") > own.transform("min")].fillna(dict.fromkeys(apart, ""))
+    if rows.empty:
+        return rows
+    place = ["model", *apart]
+    means = rows.groupby([*place, "weight"])[[*dict.fromkeys([x, y, *shown.values()])]].mean().reset_index()
+    groups = means.groupby(place)
+    best = groups[x].idxmin() if METRICS[x].direction is Direction.MIN else groups[x].idxmax()
+    weakest = groups["weight"].idxmin()
+    found = means.loc[best, [*place, *shown.values()]].reset_index(drop=True)
+    sign = 1 if METRICS[y].direction is Direction.MAX else -1
+    given = sign * (means.loc[weakest, shown[y]].to_numpy() - found[shown[y]].to_numpy())
+    found["given_up"] = np.where(groups["weight"].nunique().to_numpy() > 1, given, np.nan)
+    found = found.rename(columns={of: key for key, of in shown.items()})
+    return found.groupby(["model", "latent_dim"])[[x, y, "given_up"]].mean().reset_index()
 
 
 def some(weights: Iterable[float], most: int = _WEIGHTS) -> list[float]:

@@ -10,6 +10,8 @@ observation, however many weights, priors and seeds it was trained with, and mod
   seeds and measured on the test split by the others, or its curve where both reach, and names families in all ways.
 - A claim about a prior takes each model with it and with the normal one, each at its weight of best FID, and flips
   signs. There are two of them for each further prior of a study.
+- A claim about the size of the code takes its rank correlation for each model, each size at its weight of best FID, and
+  flips signs. There are three of them where a study has several sizes.
 
 `inference` has the tests. A claim *holds*, or *does not hold* (the opposite does), if its p-value passes Holm's
 correction over all claims that so many models can decide; one that they cannot reads so, with how many it takes.
@@ -58,8 +60,10 @@ from gimtune.analysis.statistics.measures import (
     at_best,
     at_equal,
     by_prior,
+    by_size,
     mismatch,
     priors,
+    sized,
     within,
 )
 from gimtune.analysis.statistics.verdicts import Claim, Verdict, Verdicts
@@ -190,7 +194,7 @@ def _judged(
     settled = study
     if early and len(study.models) - len(early) >= FEWEST:
         settled = gathered(rows[~rows["curve"].isin(early)], prefix, probe, redraws, generator)
-    stated = (*_CLAIMS, *_of_priors(study))
+    stated = (*_CLAIMS, *_of_priors(study), *(_OF_SIZES if sized(study) else ()))
     measured: list[tuple[Configurations, Found, Answer] | str] = []
     for *_, measure in stated:
         on = study if measure.families else settled
@@ -346,4 +350,10 @@ _CLAIMS: tuple[tuple[str, str, Measure], ...] = (
     ("e_within", "MI ranks probe accuracy, within a model", within("mi_noised", "probe")),
     ("f_remains", "(a, below) remains under ex-post codes", within("fid_expost", "probe", "below")),
     ("f_mismatch", "prior mismatch goes with better probes", mismatch()),
+)
+
+_OF_SIZES: tuple[tuple[str, str, Measure], ...] = (
+    ("h_generation", "larger codes: better images", by_size("fid", lower=True)),
+    ("h_representation", "larger codes: better codes", by_size("probe")),
+    ("h_trade_off", "larger codes: more given up for images", by_size("probe", given_up=True)),
 )

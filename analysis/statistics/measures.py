@@ -223,6 +223,52 @@ def _beside(study: Configurations) -> set[tuple[str, int, int]]:
     }
 
 
+# Sizes of codes
+
+
+def sized(study: Configurations) -> bool:
+    """Whether some model has codes of several sizes, all else equal."""
+    pairs = zip(study.model, study.elsewhere, study.size, strict=True)
+    known = {(int(model), int(place), float(size)) for model, place, size in pairs if math.isfinite(size)}
+    return len(known) > len({(model, place) for model, place, _ in known})
+
+
+def by_size(key: str, *, lower: bool = False, given_up: bool = False) -> Measure:
+    """Rank correlation of a metric with the size of the code, a number for each model.
+
+    The metric is at the weight of best FID, chosen for each size by itself, on the validation split by some seeds, and
+    measured by the others, in turn.
+
+    Args:
+        lower: the claim is that it falls.
+        given_up: in its place what the weakest weight has more than that, by the same seeds.
+    """
+
+    def of(study: Configurations) -> Found:
+        study.require(key, "fid")
+        values = (-1 if lower else 1) * _chosen(study, key)
+        if given_up:
+            values = _chosen(study, key, weakest=True) - values
+        sums = np.zeros((3, *values.shape[:2]))
+        setting, first = np.unique(study.setting, return_index=True)
+        for place in np.unique(study.elsewhere[first]):
+            here = setting[study.elsewhere[first] == place]
+            sizes = study.size[first][study.elsewhere[first] == place]
+            differences = values[:, :, here, None] - values[:, :, None, here]
+            signs = np.nan_to_num(np.sign(differences.astype(np.float32)))
+            larger = np.where(np.isfinite(differences), np.nan_to_num(np.sign(sizes[:, None] - sizes)), 0)
+            for total, one in zip(sums, (signs * larger, abs(signs), abs(larger)), strict=True):
+                total += one.sum((2, 3))
+        with np.errstate(all="ignore"):
+            found = Each(sums[0] / np.sqrt(sums[1] * sums[2]))
+        return Found((found,), _each(study, found, "tau"))
+
+    what = f"{_words(key)} given up from the weakest weight to that" if given_up else f"{_words(key)} at the weight"
+    return Measure(
+        f"mean over models of Kendall's tau of the size of the code and the {what} of best FID", ASSOCIATION, of
+    )
+
+
 # Families compared
 
 
@@ -322,8 +368,8 @@ def _settings(study: Configurations) -> Iterator[tuple[int, int, np.ndarray]]:
         yield int(study.model[rows[0]]), int(study.setting[rows[0]]), rows
 
 
-def _chosen(study: Configurations, key: str) -> np.ndarray:
-    """A metric at the weight of best FID, (D, M, settings)."""
+def _chosen(study: Configurations, key: str, *, weakest: bool = False) -> np.ndarray:
+    """A metric at the weight of best FID, (D, M, settings), or by the same seeds at the weakest of several."""
     if not study.folds:
         raise Unmeasured("one seed and one split: what chose a weight cannot measure it")
     draws = len(study.mean(key))
@@ -332,8 +378,11 @@ def _chosen(study: Configurations, key: str) -> np.ndarray:
         chooses, measured = study.chosen_by("fid", fold), study.measured(key, fold)
         for model, setting, rows in _settings(study):
             costs = np.where(np.isfinite(chooses[:, rows] + measured[:, rows]), chooses[:, rows], np.inf)
-            best = np.take_along_axis(measured[:, rows], costs.argmin(1)[:, None], 1)[:, 0]
-            table[i, :, model, setting] = np.where(np.isfinite(costs).any(1), best, np.nan)
+            known = np.isfinite(costs)
+            at = known.argmax(1) if weakest else costs.argmin(1)
+            there = known.sum(1) > 1 if weakest else known.any(1)
+            taken = np.take_along_axis(measured[:, rows], at[:, None], 1)[:, 0]
+            table[i, :, model, setting] = np.where(there, taken, np.nan)
     return average(np.moveaxis(table, 0, -1))
 
 
