@@ -9,6 +9,7 @@ import io
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -30,9 +31,10 @@ def render(path: Path, folder: Path) -> int:
         CellExecutionError: a cell failed.
     """
     notebook = nbformat.read(path, as_version=4)
-    # sockets in the file system: nothing listens on the network
-    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")
-    NotebookClient(notebook, km=kernel, timeout=600, resources={"metadata": {"path": ROOT}}).execute()
+    with tempfile.TemporaryDirectory() as scratch:
+        # sockets in the file system: nothing listens on the network, and none is left lying here
+        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(Path(scratch) / "kernel"))
+        NotebookClient(notebook, km=kernel, timeout=600, resources={"metadata": {"path": ROOT}}).execute()
     pictures = f"{path.stem}_files"
     text, found = MarkdownExporter().from_notebook_node(notebook, {"output_files_dir": pictures})
     # a table's style is no part of it, and Markdown shows it as text

@@ -213,7 +213,7 @@ class Kept:
         means = configurations(self.front.points)
         self.seeded = bool((means["seeds"] > 1).any())
         self.best = best_weights(means)
-        self.sized = bool(means["latent_dim"].nunique() > 1)
+        self.sized = len({*means["latent_dim"]}) > 1
         self.published = means[means["weight"] == 1].sort_values("test_fid", ignore_index=True)
 
     def minutes(self) -> str:

@@ -221,7 +221,8 @@ def print_verdicts(verdicts: Verdicts, console: Console) -> None:
     elif measured:
         console.print(Text(corrected(verdicts)), soft_wrap=True)
     left = ", ".join(f"{count} {plain(reason)}" for reason, count in verdicts.left_out.items()) or "none"
-    total = f"{verdicts.trials} trials of {verdicts.configurations} configurations, {plural(verdicts.models, 'model')}"
+    of = f"{plural(verdicts.configurations, 'configuration')}, {plural(verdicts.models, 'model')}"
+    total = f"{plural(verdicts.trials, 'trial')} of {of}"
     console.print(Text(f"from {total}; left out: {left}"))
 
 

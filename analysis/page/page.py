@@ -33,7 +33,7 @@ from gimtune.analysis.statistics.attainment import AttainmentDifference
 from gimtune.analysis.statistics.evidence import ASSOCIATION
 from gimtune.analysis.statistics.verdicts import Claim, Verdicts, between, corrected
 from gimtune.analysis.tables import CONTEXT, Table, failure_table, front_table, group_tables
-from gimtune.analysis.text import distances, number, plain, short
+from gimtune.analysis.text import distances, number, plain, plural, short
 from gimtune.results.environment import mixed
 from gimtune.results.load import Study, once, pooled, text_file
 from gimtune.results.pareto import OBJECTIVES, Front, front, fronts_by
@@ -163,6 +163,7 @@ def template(name: str) -> jinja2.Template:
     """A template of this folder; what it is given is escaped."""
     loader = jinja2.FileSystemLoader(ASSETS)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=loader)
+    environment.globals["plural"] = plural
     environment.filters["shortened"] = partial(short, width=LONGEST)
     return environment.get_template(name)
 
