@@ -56,6 +56,15 @@ _SHOWN = {
     "test_latent_js": "latent JS, nats",
     "test_data_js": "data JS, nats",
 }
+#: What pages of few configurations say besides, where it is known.
+_BESIDES = {
+    "test_restriction/posterior_kl": "rate, nats",
+    "test_likelihood_x": "likelihood, nats",
+    "test_log_px": "log p(x), nats",
+    "test_active_units": "active units",
+    "test_code_accuracy": "categories' accuracy",
+}
+_FEW = 12
 
 
 def keep(run: Path, name: str) -> Path:
@@ -160,7 +169,7 @@ def configurations(points: pd.DataFrame) -> pd.DataFrame:
 
     Where a configuration has one seed, the error is that of its measurement, if that is known.
     """
-    wanted = ["fid", *_SHOWN]
+    wanted = ["fid", *_SHOWN, *_BESIDES]
     measured = [key for key in wanted if key in points]
     groups = points.groupby([*_APART, "weight"], observed=True)
     means = groups[measured].mean()
@@ -209,8 +218,11 @@ class Kept:
         self.data = ", ".join(sorted(self.front.points["data"].unique()))
         points = self.front.points
         self.notes = [note for note in [levelling(self.trials), edges(points), starts(points)] if note]
-        self.shown = _SHOWN
         means = configurations(self.front.points)
+        few = len(means) <= _FEW
+        self.every = means if few else means.iloc[:0]
+        known = [key for key in _BESIDES if key in self.every and self.every[key].notna().any()]
+        self.shown = _SHOWN | {key: _BESIDES[key] for key in known}
         self.seeded = bool((means["seeds"] > 1).any())
         self.best = best_weights(means)
         self.sized = len({*means["latent_dim"]}) > 1
@@ -288,12 +300,24 @@ class Kept:
                 "note": row["note"],
             }
 
-    def cells(self, rows: pd.DataFrame) -> Iterator[Mapping[str, Any]]:
-        """Of each model, prior and weight its numbers as they are shown."""
+    def cells(self, rows: pd.DataFrame, *, weights: bool = False) -> Iterator[Mapping[str, Any]]:
+        """Of each model, prior, size and weight its numbers as they are shown.
+
+        Args:
+            weights: a model has several rows, so that the weight is in their names.
+        """
         for row in rows.to_dict("records"):
             cells = {key: error_of(row, key) if key in row else "-" for key in self.shown}
-            size = [str(row["latent_dim"])] if self.sized else []
-            yield {**row, **cells, "anchor": anchor(row["model"], row["prior"], *size)}
+            apart = [str(row["latent_dim"])] * self.sized + [f"{row['weight']:g}"] * weights
+            yield {**row, **cells, "anchor": anchor(row["model"], row["prior"], *apart)}
+
+    def at(self, column: str, model: str, weight: float, prior: str = "normal", size: int = 0, digits: int = 3) -> str:
+        """A mean over seeds at a weight, with its error, linked to its row: where all are on the page."""
+        rows = self.every[(self.every["model"] == model) & (self.every["prior"] == prior)]
+        rows = rows[rows["weight"] == weight]
+        row = (rows[rows["latent_dim"] == size] if size else rows).iloc[0]
+        place = anchor(model, prior, *([str(size)] if size else []), f"{weight:g}")
+        return f"[{error_of(row, column, digits)}]({self.name}/index.md#{place})"
 
 
 def starts(points: pd.DataFrame) -> str:
