@@ -151,6 +151,7 @@ def test_a_search_with_constraints_is_killed_with_all_its_processes_and_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.long  # tests/test_stopping.py interrupts studies and compares what went on
 def test_an_interrupted_study_says_how_to_go_on_and_does(undisturbed_study, drive, tmp_path):
     driver = drive(tmp_path, *STUDY, "ray.dashboard=false")
     until(driver, tmp_path, 4)
