@@ -277,6 +277,8 @@ class Kept:
         return f"{share:.2f} ± {rounded(error)}"
 
     def _best_of(self, model: str, prior: str, size: int = 0) -> pd.Series:
+        if self.sized and not size:
+            raise ValueError(f"{self.name} has codes of several sizes: say which")
         rows = self.best[(self.best["model"] == model) & (self.best["prior"] == prior)]
         return (rows[rows["latent_dim"] == size] if size else rows).iloc[0]
 
@@ -314,9 +316,10 @@ class Kept:
     def at(self, column: str, model: str, weight: float, prior: str = "normal", size: int = 0, digits: int = 3) -> str:
         """A mean over seeds at a weight, with its error, linked to its row: where all are on the page."""
         rows = self.every[(self.every["model"] == model) & (self.every["prior"] == prior)]
-        rows = rows[rows["weight"] == weight]
-        row = (rows[rows["latent_dim"] == size] if size else rows).iloc[0]
-        place = anchor(model, prior, *([str(size)] if size else []), f"{weight:g}")
+        rows = rows[(rows["weight"] == weight) & (rows["latent_dim"] == (size or rows["latent_dim"]))]
+        if len(rows) != 1:
+            raise ValueError(f"{self.name} has {len(rows)} configurations of {model} at {weight:g}")
+        row, place = rows.iloc[0], anchor(model, prior, *([str(size)] if size else []), f"{weight:g}")
         return f"[{error_of(row, column, digits)}]({self.name}/index.md#{place})"
 
 

@@ -35,6 +35,7 @@ from gimtune.analysis.statistics.inference import (
 from gimtune.analysis.statistics.verdicts import Claim, Verdict, Verdicts, chosen_by_results
 from gimtune.results.load import load
 from gimtune.results.store import Store
+from gimtune.study.composition import load as load_study
 from gimtune.vocabulary import Status
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -379,7 +380,87 @@ def test_the_correlation_with_the_size_of_the_code_is_that_of_scipy() -> None:
     apart = trials.assign(network=trials["latent_dim"].astype(str))
     assert len(claims(apart, GENERATOR(0), redraws=0, beside=False).claims) == len(KEYS)
     once = trials[trials["weight"] == 1]
-    assert answers(once)["h_trade_off"].note == "no model has weights enough that differ"
+    assert answers(once)["h_trade_off"].note == SAME
+    # a row of no size says nothing of sizes
+    unknown = trials.assign(latent_dim=trials["latent_dim"].where(trials["latent_dim"] < 16))
+    unknown["assignment"] = trials["assignment"].where(trials["latent_dim"] < 16, '{"latent_dim": "?"}')
+    assert answers(pd.concat([trials, unknown]))["h_trade_off"].value == pytest.approx(1)
+
+
+SAME = "no model's probe accuracy differs between sizes of the code"
+
+
+def of_sizes(members: dict[tuple[int, float, int], tuple[float, float]], **columns: Any) -> dict[str, Claim]:
+    """Claims on a VAE's members: size, weight and seed, with the FID and the probe of each, alike on both splits."""
+    rows = [
+        {"latent_dim": size, "weight": weight, "seed": seed, "fid": fid, "probe_codes": probe}
+        for (size, weight, seed), (fid, probe) in members.items()
+    ]
+    trials = pd.DataFrame(rows).assign(model="vae", restrictions='["posterior_kl"]', status="done", data="d", **columns)
+    trials["assignment"] = [json.dumps({"latent_dim": size}) for size in trials["latent_dim"]]
+    both = {f"test_{key}": trials[key] for key in ("fid", "probe_codes")}
+    trials = trials.assign(prior="normal", fid_features="f", **both)
+    trials.attrs |= {"varied": tuple(columns), "parameters": tuple(columns)}
+    return answers(trials)
+
+
+def test_what_is_the_same_at_every_size_is_a_tie_whatever_the_order_of_sums() -> None:
+    # .8 - .7 and .9 - .8 are not the same number to a computer, nor are means of other orders
+    level = {2: 0.7, 4: 0.8, 8: 0.6, 16: 0.3}
+    members = {
+        (size, weight, 0): (fid, probe + more)
+        for size, probe in level.items()
+        for weight, fid, more in ((0.1, 3.0, 0.1), (1.0, 1.0, 0.0))
+    }
+    assert of_sizes(members)["h_trade_off"].note == SAME
+    turned = {2: (0.1, 0.2, 0.6), 4: (0.6, 0.2, 0.1), 8: (0.2, 0.6, 0.1), 16: (0.6, 0.1, 0.2)}
+    members = {(size, 1.0, seed): (1.0, probes[seed]) for size, probes in turned.items() for seed in range(3)}
+    assert of_sizes(members)["h_representation"].note == SAME
+
+
+def test_what_is_given_up_is_counted_from_a_weight_that_all_sizes_have() -> None:
+    # the same curve at every size; at some the weakest weight is missing, as where it diverged
+    curve = {0.01: (4.0, 0.9), 0.1: (3.0, 0.8), 1.0: (1.0, 0.5)}
+    members = {
+        (size, weight, 0): told for size in (2, 4, 8, 16) for weight, told in curve.items() if size < 8 or weight > 0.01
+    }
+    assert of_sizes(members)["h_trade_off"].note == SAME
+    # of a size with one weight nothing is known
+    alone = {key: told for key, told in members.items() if key[0] < 16 or key[1] == 1.0}
+    assert of_sizes({**alone, (4, 0.1, 0): (3.0, 0.85)})["h_trade_off"].value == pytest.approx(0)
+
+
+def test_what_is_given_up_is_counted_by_the_same_seeds() -> None:
+    # nothing is given up: the weakest weight is the best one; of the other a seed is missing at one size
+    members = {
+        (size, weight, seed): (fid, 0.5 + 0.1 * seed + 0.01 * size)
+        for size in (2, 4)
+        for weight, fid in ((0.1, 1.0), (1.0, 2.0))
+        for seed in range(3)
+        if (size, weight, seed) != (4, 1.0, 2)
+    }
+    assert of_sizes(members)["h_trade_off"].note == SAME
+
+
+def test_a_models_own_parameter_is_no_weight() -> None:
+    def alpha(values: tuple[float, ...]) -> dict[str, Claim]:
+        probes = {0.0: 0.5, 1.0: 0.9}
+        members = {(size, 1.0, seed): (1.0 + seed, 0.5) for size in (2, 4, 8) for seed in range(2)}
+        members = {(size, w, s): (fid, probes[values[s]] * size / 8) for (size, w, s), (fid, _) in members.items()}
+        return of_sizes(members, alpha=[values[seed] for _, _, seed in members])
+
+    assert alpha((0.0, 1.0))["h_trade_off"].note == SAME
+
+
+def test_the_study_of_sizes_has_models_enough_for_its_claims() -> None:
+    restricted = [name for name in load_study(["study=latent_size"]).models if name != "ae"]
+    trials = worlds.WORLDS["sizes"](GENERATOR(1))
+    trials = trials[trials["model"].isin([*worlds.MODELS][: len(restricted)])]
+    found = answers(trials)
+    assert found["h_generation"].models == len(restricted)
+    # one of them may give up nothing at any size, and then says nothing
+    assert found["h_trade_off"].models >= len(restricted) - 1
+    assert TOO_FEW not in {found[key].verdict for key in SIZES}
 
 
 # What counts

@@ -154,7 +154,17 @@ def shell(tmp_path, script):
     return complete
 
 
-STUDIES = ("elbo_paper", "gan_papers", "infogan_paper", "iwae_paper", "latent_size", "priors", "restrictions", "search", "tradeoff")
+STUDIES = (
+    "elbo_paper",
+    "gan_papers",
+    "infogan_paper",
+    "iwae_paper",
+    "latent_size",
+    "priors",
+    "restrictions",
+    "search",
+    "tradeoff",
+)
 
 
 def test_bash_completes_groups_keys_and_values(shell):

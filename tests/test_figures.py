@@ -21,6 +21,7 @@ from gimtune.analysis.figures.gallery import FIGURES, figures_of
 from gimtune.analysis.figures.look import PAPER, SCREEN
 from gimtune.results.store import Store
 from gimtune.training import samples as kept
+from gimtune.vocabulary import Direction
 
 
 def trials(**columns: object) -> pd.DataFrame:
@@ -137,7 +138,7 @@ def test_sizes_are_compared_at_their_own_best_weights_on_the_test_split(tmp_path
     told = pd.DataFrame(rows, columns=["latent_dim", "weight", "seed", "fid", "test_fid", "test_probe_codes"])
     table = trials(**told, assignment=[json.dumps({"latent_dim": size}) for size in told["latent_dim"]], model="vae")
     found = front(table)
-    shown = views.sizes(found.points, "fid", "probe_codes").set_index("latent_dim")
+    shown = views.sizes(found.points, found.objectives).set_index("latent_dim")
     # of eight dimensions the second weight is the better one by the mean of seeds
     assert dict(shown["fid"]) == pytest.approx({2: 34, 8: 1.5})
     assert dict(shown["probe_codes"]) == pytest.approx({2: 0.61, 8: 0.5})
@@ -151,6 +152,13 @@ def test_sizes_are_compared_at_their_own_best_weights_on_the_test_split(tmp_path
         mi_q=np.where(told["latent_dim"] == 2, 0.1, 5), mi_noised=np.where(told["latent_dim"] == 2, 0.0, 5)
     )
     assert FIGURES["sizes"].static(front(collapsed), tmp_path) is None
+    # objectives that are sought the other way
+    turned = views.sizes(found.points, {"fid": Direction.MAX, "probe_codes": Direction.MIN})
+    assert turned["fid"].tolist() == pytest.approx([56, 22])
+    assert turned["given_up"].tolist() == pytest.approx([0, 0])
+    # sizes are compared in what else is equal alone
+    apart = table.assign(network=["mlp" if size == 2 else "conv" for size in told["latent_dim"]])
+    assert FIGURES["sizes"].static(front(apart), tmp_path) is None
 
 
 # Thinning

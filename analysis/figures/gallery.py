@@ -87,8 +87,9 @@ FIGURES: Mapping[str, Kind] = MappingProxyType(
         "weights_restriction": _weights("restriction", "What the restriction costs, against its weight"),
         "sizes": Kind(
             "What the size of the code changes",
-            "A line is a model, for each size at the weight where the first objective is best on the validation split; "
-            "measured on the test split, means over seeds. Right: what the second loses from the weakest weight to it.",
+            "A line is a model, for each size at the weight where the first objective is best on the validation split: "
+            "means over seeds, of the test split where there is one, without collapsed members. Right: what the second "
+            "objective loses from the weakest weight to that.",
             sizes.static_sizes,
             sizes.interactive_sizes,
         ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
@@ -23,17 +22,29 @@ _X = "dimensions of the code"
 def _panels(front: Front) -> tuple[dict[str, pd.DataFrame], Axis, list[Axis]] | None:
     """Models, the axis of sizes, and those of the panels."""
     first, second = [*front.objectives][:2]
-    rows = sizes(front.points, first, second) if {"weight", "model"} <= {*front.points} else pd.DataFrame()
+    rows = (
+        sizes(front.points, front.objectives)
+        if {"weight", "model", "latent_dim"} <= {*front.points}
+        else pd.DataFrame()
+    )
     if rows.empty:
         return None
     ends = rows.assign(collapsed=False, on_front=False)
     x = Axis("latent_dim", _X, True, rows["latent_dim"].min() / 1.2, rows["latent_dim"].max() * 1.2)
-    panels = [axis(ends, k)._replace(label=axis(front.points, k).label) for k in (first, second)]
+    panels = [
+        axis(ends, k)._replace(label=axis(front.points, k, direction=front.objectives[k]).label)
+        for k in (first, second)
+    ]
     if rows["given_up"].notna().any():
         low, high = min(0.0, float(rows["given_up"].min())), max(0.0, float(rows["given_up"].max()))
         margin = 0.04 * ((high - low) or 1.0)
         panels.append(Axis("given_up", f"{name(second)} given up", False, low - margin, high + margin))
     return {model: rows[rows["model"] == model] for model in sorted(rows["model"].unique(), key=rank)}, x, panels
+
+
+def _ticks(models: dict[str, pd.DataFrame]) -> tuple[list[float], list[str]]:
+    there = sorted({float(size) for rows in models.values() for size in rows["latent_dim"]})
+    return there, [number(size) for size in there]
 
 
 def static_sizes(front: Front, run: Path) -> Figure | None:
@@ -44,8 +55,7 @@ def static_sizes(front: Front, run: Path) -> Figure | None:
     figure = paper.sheet(1.4 + 2.9 * len(panels), 3.2)
     for axes, y in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
         paper.panel(axes, x, y)
-        there = sorted({size for rows in models.values() for size in rows["latent_dim"]})
-        axes.set_xticks(there, [number(size) for size in there])
+        axes.set_xticks(*_ticks(models))
         for model, rows in models.items():
             looks = style(model)
             line = {"color": looks.colour, "linewidth": 1, "marker": looks.marker, "markersize": 5}
@@ -64,7 +74,7 @@ def interactive_sizes(front: Front, run: Path) -> go.Figure | None:
         return None
     models, x, panels = found
     figure = make_subplots(1, len(panels), horizontal_spacing=0.1)
-    there = np.unique(np.concatenate([rows["latent_dim"] for rows in models.values()]))
+    places, texts = _ticks(models)
     for column, y in enumerate(panels, 1):
         for model, rows in models.items():
             looks = style(model)
@@ -86,6 +96,6 @@ def interactive_sizes(front: Front, run: Path) -> go.Figure | None:
                 col=column,
             )
         figure.update_xaxes(**screen.scales(x, narrow=True), row=1, col=column)
-        figure.update_xaxes(tickvals=there, ticktext=[number(size) for size in there], row=1, col=column)
+        figure.update_xaxes(tickvals=places, ticktext=texts, row=1, col=column)
         figure.update_yaxes(**screen.scales(y, narrow=True), row=1, col=column)
     return screen.titled(figure, "What the size of the code changes, each model at its best weight")

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from gimtune.analysis.statistics.attainment import Attainment, attainment
+from gimtune.analysis.statistics.sizes import weakest
 from gimtune.analysis.text import flags, number
 from gimtune.results.pareto import Front, contributions
 from gimtune.results.store import Value
@@ -155,34 +156,39 @@ def _lines(rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     return rows.assign(line=line), tuple(averaged)
 
 
-def sizes(points: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+def sizes(points: pd.DataFrame, objectives: Mapping[str, Direction]) -> pd.DataFrame:
     """Two objectives by the size of the code, of each model at the weight where the first is best.
 
     The weight is chosen on the validation split for each size and all else that varies, and measured on the test split,
-    where it has been. Where a model was trained in several settings, it is their mean. Collapsed members are left out.
+    where there is one. Sizes are compared in what else is equal; where a model was trained in several such settings, it
+    is their mean. Collapsed members are left out.
 
     Returns:
         ``model``, ``latent_dim``, both objectives, and ``given_up``, by how much the second is better at the weakest of
-        several weights; no row where no model has codes of two sizes.
+        several weights that all sizes have; no row where no model has codes of two sizes.
     """
+    (x, way), (y, better) = [*objectives.items()][:2]
     shown = {key: f"test_{key}" if f"test_{key}" in points else key for key in (x, y)}
-    apart = [key for key in ("prior", "network", *_LINES, *varied(points)) if key in points]
+    apart = [key for key in ("prior", "network", *_LINES, *varied(points)) if key in points and key != "latent_dim"]
     rows = measured(points[~points["collapsed"].astype(bool)], [x, y, *shown.values(), "weight", "latent_dim"])
-    own = rows.groupby("model")["latent_dim"]
-    rows = rows[own.transform("max") > own.transform("min")].fillna(dict.fromkeys(apart, ""))
-    if rows.empty:
-        return rows
-    place = ["model", *apart]
-    means = rows.groupby([*place, "weight"])[[*dict.fromkeys([x, y, *shown.values()])]].mean().reset_index()
-    groups = means.groupby(place)
-    best = groups[x].idxmin() if METRICS[x].direction is Direction.MIN else groups[x].idxmax()
-    weakest = groups["weight"].idxmin()
-    found = means.loc[best, [*place, *shown.values()]].reset_index(drop=True)
-    sign = 1 if METRICS[y].direction is Direction.MAX else -1
-    given = sign * (means.loc[weakest, shown[y]].to_numpy() - found[shown[y]].to_numpy())
-    found["given_up"] = np.where(groups["weight"].nunique().to_numpy() > 1, given, np.nan)
-    found = found.rename(columns={of: key for key, of in shown.items()})
-    return found.groupby(["model", "latent_dim"])[[x, y, "given_up"]].mean().reset_index()
+    found = []
+    for (model, *_), group in rows.groupby(["model", *apart], dropna=False, observed=True):
+        means = group.groupby(["latent_dim", "weight"])[[*dict.fromkeys([x, y, *shown.values()])]].mean().reset_index()
+        lines = dict([*means.groupby("latent_dim")])
+        if len(lines) < 2:
+            continue
+        least = weakest(line["weight"] for line in lines.values())
+        for size, line in lines.items():
+            place = line[x].idxmin() if way is Direction.MIN else line[x].idxmax()
+            told = {"model": model, "latent_dim": size, **{key: line.loc[place, of] for key, of in shown.items()}}
+            line = line[line["weight"] >= least]
+            if len(line) > 1:
+                place = line[x].idxmin() if way is Direction.MIN else line[x].idxmax()
+                given = line.loc[line["weight"].idxmin(), shown[y]] - line.loc[place, shown[y]]
+                told["given_up"] = given if better is Direction.MAX else -given
+            found.append(told)
+    table = pd.DataFrame(found, columns=["model", "latent_dim", x, y, "given_up"])
+    return table.groupby(["model", "latent_dim"])[[x, y, "given_up"]].mean().reset_index()
 
 
 def some(weights: Iterable[float], most: int = _WEIGHTS) -> list[float]:

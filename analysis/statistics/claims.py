@@ -60,12 +60,11 @@ from gimtune.analysis.statistics.measures import (
     at_best,
     at_equal,
     by_prior,
-    by_size,
     mismatch,
     priors,
-    sized,
     within,
 )
+from gimtune.analysis.statistics.sizes import by_size, sized
 from gimtune.analysis.statistics.verdicts import Claim, Verdict, Verdicts
 from gimtune.analysis.text import plural
 from gimtune.results.pareto import collapsed, considered, why_left_out

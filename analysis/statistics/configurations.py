@@ -52,7 +52,8 @@ class Configurations:
         model, setting, line, alike: numbers, (C,). A setting is what models can share (prior, sizes, ...), a line the
             weights of one model in one setting with its own parameters fixed, and numbers of one ``alike`` compare.
         prior, apart: names of priors, and numbers of what else a setting is, their options left out, (C,).
-        size, elsewhere: dimensions of the code, and numbers of what else a setting is, (C,).
+        size, elsewhere: dimensions of the code, and numbers of what else a line is, (C,).
+        weight: as it was asked for, (C,).
         strength: weight of the restriction, (C,): the order along a line.
         restrictions: of each model, ``posterior_kl`` and so on.
         likelihood: number of the likelihood's name, (C,).
@@ -72,6 +73,7 @@ class Configurations:
     apart: np.ndarray
     size: np.ndarray
     elsewhere: np.ndarray
+    weight: np.ndarray
     strength: np.ndarray
     restrictions: Sequence[frozenset[str]]
     likelihood: np.ndarray
@@ -166,7 +168,8 @@ def gathered(
         trials["prior"].iloc[first].astype(str).to_numpy(),
         number(*(key for key in (*SETTING, *more) if key.partition(".")[0] != "prior")),
         trials["latent_dim"].to_numpy(dtype=float)[first],
-        number(*(key for key in (*SETTING, *more) if key != "latent_dim")),
+        number(*(key for key in (*SETTING, *more, *own) if key != "latent_dim")),
+        trials["weight"].to_numpy(dtype=float)[first],
         trials["strength"].to_numpy(dtype=float)[first],
         [_restrictions(trials["restrictions"].to_numpy()[first[model == m]]) for m in range(len(names))],
         number("likelihood_name"),

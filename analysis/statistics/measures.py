@@ -55,9 +55,9 @@ def across(x: str, y: str) -> Measure:
             raise Unmeasured("too few members of different models that differ")
         both = np.triu(sums[1][0] * sums[2][0] > 0, 1)
         share = (sums[0][0][both] > 0).mean() if both.any() else math.nan
-        return Found((found,), f"{_words(x)} and {_words(y)} rise together in {share:.0%} of the pairs of models")
+        return Found((found,), f"{words(x)} and {words(y)} rise together in {share:.0%} of the pairs of models")
 
-    return Measure(f"Kendall's tau of {_words(x)} and {_words(y)}, pairs of different models", ASSOCIATION, of)
+    return Measure(f"Kendall's tau of {words(x)} and {words(y)}, pairs of different models", ASSOCIATION, of)
 
 
 def across_at_best(x: str, y: str) -> Measure:
@@ -81,10 +81,10 @@ def across_at_best(x: str, y: str) -> Measure:
         if found.models().sum() < 2 or not math.isfinite(found.values()[0]):
             raise Unmeasured("too few models that differ")
         share = (agreeing[0][np.triu(differ[0] * other[0] > 0, 1)] > 0).mean()
-        return Found((found,), f"{_words(x)} and {_words(y)} rise together in {share:.0%} of the pairs of models")
+        return Found((found,), f"{words(x)} and {words(y)} rise together in {share:.0%} of the pairs of models")
 
     return Measure(
-        f"Kendall's tau of {_words(x)} and {_words(y)} over models at their weights of best FID", ASSOCIATION, of
+        f"Kendall's tau of {words(x)} and {words(y)} over models at their weights of best FID", ASSOCIATION, of
     )
 
 
@@ -117,11 +117,11 @@ def within(x: str, y: str, arm: str = "") -> Measure:
                 total[:, study.model[line[0]]] += one.sum((1, 2))
         with np.errstate(all="ignore"):
             found = Each(sums[0] / np.sqrt(sums[1] * sums[2]))
-        return Found((found,), _each(study, found, "tau"))
+        return Found((found,), each_model(study, found, "tau"))
 
     place = {"": "along each model's weights", "below": "below", "above": "above"}[arm]
     where = f"{place} each model's weight of best FID" if arm else place
-    return Measure(f"mean over models of Kendall's tau of {_words(x)} and {_words(y)}, {where}", ASSOCIATION, of)
+    return Measure(f"mean over models of Kendall's tau of {words(x)} and {words(y)}, {where}", ASSOCIATION, of)
 
 
 def mismatch() -> Measure:
@@ -150,7 +150,7 @@ def mismatch() -> Measure:
             partial = (r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
         # with two numbers or less the correlation is 1 by construction
         found = Each(np.where((sizes > 2) & np.isfinite(partial), np.clip(partial, -1, 1), np.nan))
-        return Found((found,), _each(study, found, "partial correlation"))
+        return Found((found,), each_model(study, found, "partial correlation"))
 
     return Measure(
         "mean over models of the rank correlation of log(FID / ex-post FID) and probe accuracy at equal ex-post FID",
@@ -159,10 +159,17 @@ def mismatch() -> Measure:
     )
 
 
-def _each(study: Configurations, found: Each, what: str) -> str:
+def each_model(
+    study: Configurations, found: Each, what: str, nothing: str = "no model has weights enough that differ"
+) -> str:
+    """The range of what each model has, in words.
+
+    Raises:
+        Unmeasured: no model has a number, for the reason ``nothing``.
+    """
     there = np.flatnonzero(found.models())
     if not len(there):
-        raise Unmeasured("no model has weights enough that differ")
+        raise Unmeasured(nothing)
     ends = found.numbers[0][there]
     if len(there) == 1:
         return f"{what} {ends[0]:+.2f} ({study.models[there[0]]}), the one model"
@@ -203,11 +210,11 @@ def by_prior(key: str, prior: str, *, lower: bool = False) -> Measure:
             raise Unmeasured(f"no model has the {prior} prior and the {REFERENCE} one")
         found = Each(average(np.stack([chosen[:, :, mine] - chosen[:, :, other] for mine, other in pairs], -1)))
         if not found.models().any():
-            raise Unmeasured(f"no model's {_words(key)} is known with both priors")
-        return Found((found,), _each(study, found, "difference"))
+            raise Unmeasured(f"no model's {words(key)} is known with both priors")
+        return Found((found,), each_model(study, found, "difference"))
 
     unit = "log ratio" if key in LOGARITHMIC else "accuracy"
-    what = f"difference in {_words(key)} with the {prior} prior and the {REFERENCE} one"
+    what = f"difference in {words(key)} with the {prior} prior and the {REFERENCE} one"
     return Measure(f"{what}, each at the model's weight of best FID", unit, of)
 
 
@@ -221,52 +228,6 @@ def _beside(study: Configurations) -> set[tuple[str, int, int]]:
         for *there, reference, other in own
         if prior != REFERENCE == reference and place == there
     }
-
-
-# Sizes of codes
-
-
-def sized(study: Configurations) -> bool:
-    """Whether some model has codes of several sizes, all else equal."""
-    pairs = zip(study.model, study.elsewhere, study.size, strict=True)
-    known = {(int(model), int(place), float(size)) for model, place, size in pairs if math.isfinite(size)}
-    return len(known) > len({(model, place) for model, place, _ in known})
-
-
-def by_size(key: str, *, lower: bool = False, given_up: bool = False) -> Measure:
-    """Rank correlation of a metric with the size of the code, a number for each model.
-
-    The metric is at the weight of best FID, chosen for each size by itself, on the validation split by some seeds, and
-    measured by the others, in turn.
-
-    Args:
-        lower: the claim is that it falls.
-        given_up: in its place what the weakest weight has more than that, by the same seeds.
-    """
-
-    def of(study: Configurations) -> Found:
-        study.require(key, "fid")
-        values = (-1 if lower else 1) * _chosen(study, key)
-        if given_up:
-            values = _chosen(study, key, weakest=True) - values
-        sums = np.zeros((3, *values.shape[:2]))
-        setting, first = np.unique(study.setting, return_index=True)
-        for place in np.unique(study.elsewhere[first]):
-            here = setting[study.elsewhere[first] == place]
-            sizes = study.size[first][study.elsewhere[first] == place]
-            differences = values[:, :, here, None] - values[:, :, None, here]
-            signs = np.nan_to_num(np.sign(differences.astype(np.float32)))
-            larger = np.where(np.isfinite(differences), np.nan_to_num(np.sign(sizes[:, None] - sizes)), 0)
-            for total, one in zip(sums, (signs * larger, abs(signs), abs(larger)), strict=True):
-                total += one.sum((2, 3))
-        with np.errstate(all="ignore"):
-            found = Each(sums[0] / np.sqrt(sums[1] * sums[2]))
-        return Found((found,), _each(study, found, "tau"))
-
-    what = f"{_words(key)} given up from the weakest weight to that" if given_up else f"{_words(key)} at the weight"
-    return Measure(
-        f"mean over models of Kendall's tau of the size of the code and the {what} of best FID", ASSOCIATION, of
-    )
 
 
 # Families compared
@@ -288,7 +249,7 @@ def at_best(key: str, ours: Family, *theirs: Family, lower: bool = False) -> Mea
         return _compared(study, sign * _chosen(study, key), ours, theirs)
 
     unit = "log ratio" if key in LOGARITHMIC else "accuracy"
-    return Measure(f"difference in {_words(key)} at each model's weight of best FID", unit, of, (ours, *theirs))
+    return Measure(f"difference in {words(key)} at each model's weight of best FID", unit, of, (ours, *theirs))
 
 
 def at_equal(by: str, key: str, ours: Family, theirs: Family, *more: Family, lower: bool = False) -> Measure:
@@ -329,7 +290,7 @@ def at_equal(by: str, key: str, ours: Family, theirs: Family, *more: Family, low
         return _compared(study, sign * table.reshape(*table.shape[:2], -1), ours, (theirs, *more))
 
     unit = {"mi_noised": "nats", "fid": "log ratio"}[key]
-    return Measure(f"difference in {_words(key)} at equal {_words(by)}", unit, of, (ours, theirs, *more))
+    return Measure(f"difference in {words(key)} at equal {words(by)}", unit, of, (ours, theirs, *more))
 
 
 def _compared(study: Configurations, values: np.ndarray, ours: Family, theirs: Sequence[Family]) -> Found:
@@ -368,8 +329,8 @@ def _settings(study: Configurations) -> Iterator[tuple[int, int, np.ndarray]]:
         yield int(study.model[rows[0]]), int(study.setting[rows[0]]), rows
 
 
-def _chosen(study: Configurations, key: str, *, weakest: bool = False) -> np.ndarray:
-    """A metric at the weight of best FID, (D, M, settings), or by the same seeds at the weakest of several."""
+def _chosen(study: Configurations, key: str) -> np.ndarray:
+    """A metric at the weight of best FID, (D, M, settings)."""
     if not study.folds:
         raise Unmeasured("one seed and one split: what chose a weight cannot measure it")
     draws = len(study.mean(key))
@@ -378,15 +339,13 @@ def _chosen(study: Configurations, key: str, *, weakest: bool = False) -> np.nda
         chooses, measured = study.chosen_by("fid", fold), study.measured(key, fold)
         for model, setting, rows in _settings(study):
             costs = np.where(np.isfinite(chooses[:, rows] + measured[:, rows]), chooses[:, rows], np.inf)
-            known = np.isfinite(costs)
-            at = known.argmax(1) if weakest else costs.argmin(1)
-            there = known.sum(1) > 1 if weakest else known.any(1)
-            taken = np.take_along_axis(measured[:, rows], at[:, None], 1)[:, 0]
-            table[i, :, model, setting] = np.where(there, taken, np.nan)
+            best = np.take_along_axis(measured[:, rows], costs.argmin(1)[:, None], 1)[:, 0]
+            table[i, :, model, setting] = np.where(np.isfinite(costs).any(1), best, np.nan)
     return average(np.moveaxis(table, 0, -1))
 
 
-def _words(key: str) -> str:
+def words(key: str) -> str:
+    """A metric's name in a sentence."""
     return {
         "fid": "FID",
         "fid_expost": "ex-post FID",
