@@ -6,6 +6,7 @@ pages and tables equal.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -281,6 +282,32 @@ class Kept:
             raise ValueError(f"{self.name} has codes of several sizes: say which")
         rows = self.best[(self.best["model"] == model) & (self.best["prior"] == prior)]
         return (rows[rows["latent_dim"] == size] if size else rows).iloc[0]
+
+    def epochs(self) -> str:
+        """How many its members were trained for."""
+        low, high = (int(edge) for edge in (self.trials["epoch"].min(), self.trials["epoch"].max()))
+        return f"{low}" if low == high else f"{low} to {high}"
+
+    def curve(self, model: str, size: int, prior: str = "normal") -> list[dict[str, Any]]:
+        """Along a model's weights the rate, the distortion, their sum, and by how much the distortion rises from the weight
+        before for each nat of rate that is lost, in nats.
+
+        Source: Alemi et al. 2018.
+        """
+        rows = self.every[(self.every["model"] == model) & (self.every["prior"] == prior)]
+        rows = rows[rows["latent_dim"] == size].sort_values("weight")
+        rate, distortion = rows["test_restriction/posterior_kl"], -rows["test_likelihood_x"]
+        slope = distortion.diff() / -rate.diff()
+        table = {"weight": rows["weight"], "rate": rate, "distortion": distortion, "slope": slope}
+        return pd.DataFrame(table).assign(loss=rate + distortion).to_dict("records")
+
+    def slopes(self, model: str, sizes: Sequence[int]) -> tuple[int, int]:
+        """How many slopes of curves lie between the two weights, and of how many."""
+        found = []
+        for size in sizes:
+            curve = self.curve(model, size)
+            found += [b["weight"] >= b["slope"] >= a["weight"] for a, b in itertools.pairwise(curve)]
+        return sum(found), len(found)
 
     def front_markdown(self) -> str:
         """The front's table."""
