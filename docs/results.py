@@ -289,8 +289,9 @@ class Kept:
         return f"{low}" if low == high else f"{low} to {high}"
 
     def curve(self, model: str, size: int, prior: str = "normal") -> list[dict[str, Any]]:
-        """Along a model's weights the rate, the distortion, their sum, and by how much the distortion rises from the weight
-        before for each nat of rate that is lost, in nats.
+        """Along a model's weights the rate, the distortion and their sum, in nats, and the slope from the last weight.
+
+        The slope is by how much the distortion rises for each nat of rate that is lost.
 
         Source: Alemi et al. 2018.
         """
