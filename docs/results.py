@@ -46,7 +46,19 @@ _ROWS = 40
 _APART = ["model", "prior", "latent_dim"]
 #: Seconds of a member on average from which on its rows are kept, to be taken over in another sitting.
 _DEAR = 60
-_TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
+_TITLES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "latent_size": "Size of the code",
+    "elbo_paper": "Rate and distortion on binarised MNIST",
+    "infogan_paper": "InfoGAN's categories on MNIST",
+    "cifar10": "CIFAR10, an exploration",
+}
+#: What a reader has to know of a study before its numbers.
+_ABOUT = {
+    "cifar10": "This is an exploration, and no answer: 800 images of a class to train and to validate, a few models at two weights each, "
+    "one seed, few epochs, and distances by the features of a network that nothing has trained",
+}
 #: What the pages say of a model at a weight, on the test split.
 _SHOWN = {
     "test_fid": "FID",
@@ -218,7 +230,8 @@ class Kept:
         self.pictures = {key: text for key, text in _FIGURES.items() if (folder / f"{key}.png").is_file()}
         self.data = ", ".join(sorted(self.front.points["data"].unique()))
         points = self.front.points
-        self.notes = [note for note in [levelling(self.trials), edges(points), starts(points)] if note]
+        told = [_ABOUT.get(self.name, ""), levelling(self.trials), edges(points), starts(points)]
+        self.notes = [note for note in told if note]
         means = configurations(self.front.points)
         few = len(means) <= _FEW
         self.every = means if few else means.iloc[:0]
