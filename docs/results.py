@@ -56,8 +56,8 @@ _TITLES = {
 }
 #: What a reader has to know of a study before its numbers.
 _ABOUT = {
-    "cifar10": "This is an exploration, and no answer: 800 images of a class to train and to validate, a few models at two weights each, "
-    "one seed, few epochs, and distances by the features of a network that nothing has trained",
+    "cifar10": "An exploration, and no answer: 800 images of a class to train and validate on, few models at two "
+    "weights each, one seed, few epochs, and distances by the features of a network that nothing has trained",
 }
 #: What the pages say of a model at a weight, on the test split.
 _SHOWN = {
