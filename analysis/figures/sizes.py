@@ -38,7 +38,7 @@ def _panels(front: Front) -> tuple[dict[str, pd.DataFrame], Axis, list[Axis]] | 
     if rows["given_up"].notna().any():
         low, high = min(0.0, float(rows["given_up"].min())), max(0.0, float(rows["given_up"].max()))
         margin = 0.04 * ((high - low) or 1.0)
-        panels.append(Axis("given_up", f"{name(second)} given up", False, low - margin, high + margin))
+        panels.append(Axis("given_up", f"{name(second)} (given up)", False, low - margin, high + margin))
     return {model: rows[rows["model"] == model] for model in sorted(rows["model"].unique(), key=rank)}, x, panels
 
 

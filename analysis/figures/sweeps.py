@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,9 +58,10 @@ def _sweeps(front: Front, metric: str) -> _Sweeps | None:
     best = rows.groupby("line")["mean"].agg("max" if METRICS[metric].direction is Direction.MAX else "min")
     order = best.sort_values(ascending=METRICS[metric].direction is not Direction.MAX).index
     counts = rows.groupby("line")["members"].sum()[order].sort_values(ascending=False, kind="stable")
-    dashes = dict(zip(counts.index.astype(str), _DASHES, strict=False))
+    kept, missing = [*counts.index.astype(str)][: len(_DASHES)], [*counts.index][len(_DASHES) :]
     what = "priors" if not any("," in line for line in counts.index) else "lines"
-    missing = [*counts.index][len(dashes) :]
+    # values of a key from small to large
+    dashes = dict(zip(kept if what == "priors" else sorted(kept, key=_in_order), _DASHES, strict=False))
     left = f"; {what} left out: {short(', '.join(missing) if what == 'priors' else '; '.join(missing), 160)}"
     left = left if missing else ""
     if averaged := rows.attrs["averaged"]:
@@ -70,6 +73,12 @@ def _sweeps(front: Front, metric: str) -> _Sweeps | None:
     x = axis(swept.assign(collapsed=False), "weight", "weight (1: the paper's own)")
     x = x._replace(logarithmic=True, low=swept["weight"].min() / 1.5, high=swept["weight"].max() * 1.5)
     return _Sweeps(models, rows[rows["weight"] == 0], dashes, x, y, left)
+
+
+def _in_order(line: str) -> list[tuple[float, str]]:
+    """Words by the alphabet, numbers by their size."""
+    words = line.replace(",", " ").split()
+    return [(float(word), "") if re.fullmatch(r"[-+.\de]*\d", word) else (math.inf, word) for word in words]
 
 
 def _shades(found: _Sweeps) -> dict[str, str]:

@@ -179,13 +179,13 @@ def sizes(points: pd.DataFrame, objectives: Mapping[str, Direction]) -> pd.DataF
             continue
         least = weakest(line["weight"] for line in lines.values())
         for size, line in lines.items():
-            place = line[x].idxmin() if way is Direction.MIN else line[x].idxmax()
+            place = line[x].idxmin() if way == Direction.MIN else line[x].idxmax()
             told = {"model": model, "latent_dim": size, **{key: line.loc[place, of] for key, of in shown.items()}}
             line = line[line["weight"] >= least]
             if len(line) > 1:
-                place = line[x].idxmin() if way is Direction.MIN else line[x].idxmax()
+                place = line[x].idxmin() if way == Direction.MIN else line[x].idxmax()
                 given = line.loc[line["weight"].idxmin(), shown[y]] - line.loc[place, shown[y]]
-                told["given_up"] = given if better is Direction.MAX else -given
+                told["given_up"] = given if better == Direction.MAX else -given
             found.append(told)
     table = pd.DataFrame(found, columns=["model", "latent_dim", x, y, "given_up"])
     return table.groupby(["model", "latent_dim"])[[x, y, "given_up"]].mean().reset_index()
