@@ -334,6 +334,12 @@ def test_models_that_are_best_at_the_end_of_their_weights_are_named():
     assert told(inner, largest, smallest, few).endswith("them): aae at 3, the largest; wvae at 0.1, the smallest")
     other = rows("aae", {0.1: [9], 1: [5], 3: [7]}, "laplace")
     assert told(largest, other).endswith("looks for them): aae with normal at 3, the largest")
+    # sizes are not averaged: the mean of these two is best in the middle
+    sizes = [(8, 0.1, 3), (8, 1, 4), (8, 3, 90), (64, 0.1, 90), (64, 1, 5), (64, 3, 4)]
+    sized = pd.DataFrame(sizes, columns=["latent_dim", "weight", "fid"]).assign(model="aae", prior="normal")
+    assert edges(sized).endswith(
+        "them): aae with 8 dimensions at 0.1, the smallest; aae with 64 dimensions at 3, the largest"
+    )
 
 
 @pytest.mark.slow

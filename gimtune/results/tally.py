@@ -164,16 +164,21 @@ def levelling(trials: pd.DataFrame) -> str:
 def edges(points: pd.DataFrame) -> str:
     """Models that generate best at the end of the weights that were tried, in a sentence; empty where there are none.
 
-    Of three weights or more, by the FID on the validation split, a mean over seeds: of each model and prior.
+    Of three weights or more, by the FID on the validation split, a mean over seeds: of each model, prior and size of
+    the code.
     """
-    keys = ["model", "prior", "weight"]
-    means = points.reindex(columns=[*keys, "fid"]).groupby(keys, observed=True)["fid"].mean().dropna().reset_index()
-    found, several = [], means["prior"].nunique() > 1  # noqa: PD101 - several, not constant
-    for _, along in means.groupby(["model", "prior"], observed=True):
+    apart = ["prior", "latent_dim"]
+    keys = ["model", *apart, "weight"]
+    points = points.reindex(columns=[*keys, "fid"])
+    means = points.groupby(keys, observed=True, dropna=False)["fid"].mean().dropna().reset_index()
+    several = [key for key in apart if len(means[key].unique()) > 1]
+    found = []
+    for _, along in means.groupby(["model", *apart], observed=True, dropna=False):
         best, weights = along.sort_values("fid").iloc[0], along["weight"]
         if len(along) > 2 and best["weight"] in (weights.min(), weights.max()):
             which = "smallest" if best["weight"] == weights.min() else "largest"
-            of = f" with {best['prior']}" if several else ""
+            words = {"prior": f" with {best['prior']}", "latent_dim": f" with {best['latent_dim']} dimensions"}
+            of = "".join(words[key] for key in several)
             found.append(f"{best['model']}{of} at {best['weight']:g}, the {which}")
     told = "; ".join(found)
     head = "generate best at the end of their weights, so that others may be better (`gimtune sweep` looks for them)"
