@@ -40,7 +40,7 @@ from gimtune.results.tally import edges, levelling
 
 FOLDER = ROOT / "docs" / "results"
 #: Columns that say how a row came about at length, and which the run folder keeps.
-_LONG = ("reasons", "estimators", "assignment", "checkpoint", "pack")
+_LONG = ("reasons", "estimators", "checkpoint", "pack")
 _ROWS = 40
 #: Of what each has a weight of its own.
 _APART = ["model", "prior", "latent_dim"]
@@ -139,15 +139,16 @@ _FIGURES = {
 
 def _facts(study: Study) -> dict[str, Any]:
     told = json.loads((study.run / "environment.json").read_text(encoding="utf-8"))
-    # a merged run tells of those that it was made of, which ran one after the other
-    runs = sorted(told["merged"].values(), key=_began) if "merged" in told else [told]
-    told, seconds = runs[0], 0.0
+    # sittings one after the other: those that a merged run was made of, or whose members were taken over
+    runs = [*told["merged"].values()] if "merged" in told else [*_taken_over(study.run, told), told]
+    runs, seconds = sorted(runs, key=_began), 0.0
     for run, end in zip(runs, [*map(_began, runs[1:]), math.inf], strict=True):
         rows = study.trials["reported"]
         seconds += rows[(rows >= _began(run)) & (rows < end)].max() - _began(run)
     commands = [shlex.join(w for w in run["command"] if "=" in w and not _of_a_place(w)) for run in runs]
+    told = runs[-1] | {"created": runs[0]["created"]}
     return {
-        "command": "\n".join(f"python -m gimtune {words}" for words in commands),
+        "command": "\n".join(f"python -m gimtune {words}" for words in dict.fromkeys(commands)),
         "objectives": {key: str(way) for key, way in study.objectives.items()},
         "seconds": round(seconds),
         "members": len(study.trials),
@@ -161,13 +162,22 @@ def _facts(study: Study) -> dict[str, Any]:
     }
 
 
+def _taken_over(run: Path, told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Environments of the runs beside it that a run took members from."""
+    for word in told["command"]:
+        key, _, named = word.partition("=")
+        if key == "reuse":
+            path = run.parent / Path(named).name / "environment.json"
+            yield json.loads(path.read_text(encoding="utf-8"))
+
+
 def _began(told: Mapping[str, Any]) -> float:
     return pd.Timestamp(told["created"]).timestamp()
 
 
 def _of_a_place(word: str) -> bool:
     # where a run lies and how it was watched changes no number
-    return word.partition("=")[0] in ("storage_path", "ray.dashboard", "ray.address", "resume")
+    return word.partition("=")[0] in ("storage_path", "ray.dashboard", "ray.address", "resume", "reuse")
 
 
 def _drawn(figure: Figure, path: Path) -> None:
