@@ -121,7 +121,7 @@ BAD = [
     (["name=../escape"], "name='../escape'", "letters, digits"),
     (["models=[{name: ../escape}]"], "models.name=../escape", "letters, digits"),
     (["study=../model/ae"], "study=../model/ae", "tradeoff"),
-    (["study=[tradeoff]"], "study=['tradeoff']", "did you mean tradeoff? Allowed are gan_papers"),
+    (["study=[tradeoff]"], "study=['tradeoff']", "did you mean tradeoff? Allowed are elbo_paper"),
     (["hydra.searchpath=['file:///tmp']"], "hydra.searchpath", "unknown key"),
     (["ray.address=nowhere"], "ray.address='nowhere'", "HOST:PORT"),
     (["ray.address=ray://10.0.0.1:10001"], "ray.address='ray://10.0.0.1:10001'", "HOST:PORT"),
