@@ -288,6 +288,23 @@ def test_a_point_is_the_mean_of_its_seeds_and_filters_leave_what_they_say(browse
         until(page, "current.length == 12")
 
 
+def test_what_else_varies_in_a_study_can_be_left_out(browser: Any, tmp_path: Path) -> None:
+    rows = spread(np.random.default_rng(1), 4, seeds=2)
+    sizes = (2, 8)
+    rows = [
+        {**row, "trial": f"{size}{row['trial']}", "latent_dim": size, "assignment": json.dumps({"latent_dim": size})}
+        for size in sizes
+        for row in rows
+    ]
+    with opened(browser, write_report([study(tmp_path / "run", rows)])) as page:
+        assert page.evaluate("current.length") == 8
+        page.locator("summary", has_text="latent dim").click()
+        page.locator("input[name=latent_dim][value='2']").uncheck()
+        assert page.inner_text("summary >> text=latent dim") == "latent dim: 8"
+        shown = [*itertools.chain(*page.evaluate(SHOWN))]
+        assert sorted(shown) == sorted(row["trial"] for row in rows if row["latent_dim"] == 8)
+
+
 def test_what_is_marked_in_one_plane_is_marked_in_all(browser: Any, many: Study) -> None:
     with opened(browser, write_report([many])) as page:
         page.locator("#plane0").scroll_into_view_if_needed()

@@ -1,6 +1,8 @@
 // Choices of the filters, from what the trials have.
 
 function choose() {
+  for (const [key, values] of Object.entries(data.settings))
+    valueOf[key] = (i) => values.names[values.codes[i]] ?? "none";
   data.sizes = new Map();
   for (const number of data.configuration) data.sizes.set(number, (data.sizes.get(number) || 0) + 1);
   const form = document.getElementById("filters"),
@@ -13,6 +15,7 @@ function choose() {
     ["model", "model"],
     ["prior", "prior"],
     ["weight", "weight"],
+    ...Object.keys(data.settings).map((key) => [key, key.replace("_", " ")]),
     ["seed", "seed"],
   ]) {
     const values = [...new Set(data.trial.map((_, i) => valueOf[key](i)))];

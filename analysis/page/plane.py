@@ -138,6 +138,7 @@ def picture(best: Front, drawn: pd.DataFrame, means: Means | None, seeds: Band |
         "collapsed": drawn["collapsed"].astype(int).tolist(),
         "flagged": flagged(drawn, *objectives).astype(int).tolist(),
         "setting": _coded(drawn[settings].apply(_setting, axis=1) if len(drawn) else pd.Series(dtype=str)),
+        "settings": {key: _coded(drawn[key].map(_label)) for key in settings if key not in ("prior", "weight")},
         "values": {key: _numbers(drawn[key]) for key in keys},
         "errors": {key: _numbers(drawn[f"{key}_se"]) for key in objectives if f"{key}_se" in drawn},
         "configuration": [int(i) for i in numbers],
