@@ -52,12 +52,6 @@ _TITLES = {
     "latent_size": "Size of the code",
     "elbo_paper": "Rate and distortion on binarised MNIST",
     "infogan_paper": "InfoGAN's categories on MNIST",
-    "cifar10": "CIFAR10, an exploration",
-}
-#: What a reader has to know of a study before its numbers.
-_ABOUT = {
-    "cifar10": "An exploration, and no answer: 800 images of a class to train and validate on, few models at two "
-    "weights each, one seed, few epochs, and distances by the features of a network that nothing has trained",
 }
 #: What the pages say of a model at a weight, on the test split.
 _SHOWN = {
@@ -216,8 +210,8 @@ def samples(best: Front, run: Path) -> Figure:
     shown = [
         (row, path) for row in chosen.to_dict("records") if (path := sample(run, row["trial"], ".png")) is not None
     ]
-    columns = 4
-    figure = Figure(figsize=(9, 2.6 * math.ceil(len(shown) / columns)), layout="constrained")
+    columns = max(1, min(4, len(shown)))
+    figure = Figure(figsize=(2.25 * columns, 2.8 * math.ceil(len(shown) / columns)), layout="constrained")
     for i, (row, path) in enumerate(shown):
         axes = figure.add_subplot(math.ceil(len(shown) / columns), columns, i + 1)
         with Image.open(path) as picture:
@@ -240,8 +234,7 @@ class Kept:
         self.pictures = {key: text for key, text in _FIGURES.items() if (folder / f"{key}.png").is_file()}
         self.data = ", ".join(sorted(self.front.points["data"].unique()))
         points = self.front.points
-        told = [_ABOUT.get(self.name, ""), levelling(self.trials), edges(points), starts(points)]
-        self.notes = [note for note in told if note]
+        self.notes = [note for note in [levelling(self.trials), edges(points), starts(points)] if note]
         means = configurations(self.front.points)
         few = len(means) <= _FEW
         self.every = means if few else means.iloc[:0]

@@ -168,6 +168,7 @@ def sizes(points: pd.DataFrame, objectives: Mapping[str, Direction]) -> pd.DataF
         several weights that all sizes have; no row where no model has codes of two sizes.
     """
     (x, way), (y, better) = [*objectives.items()][:2]
+    best = pd.Series.idxmin if way == Direction.MIN else pd.Series.idxmax
     shown = {key: f"test_{key}" if f"test_{key}" in points else key for key in (x, y)}
     apart = [key for key in ("prior", "network", *_LINES, *varied(points)) if key in points and key != "latent_dim"]
     rows = measured(points[~points["collapsed"].astype(bool)], [x, y, *shown.values(), "weight", "latent_dim"])
@@ -179,12 +180,11 @@ def sizes(points: pd.DataFrame, objectives: Mapping[str, Direction]) -> pd.DataF
             continue
         least = weakest(line["weight"] for line in lines.values())
         for size, line in lines.items():
-            place = line[x].idxmin() if way == Direction.MIN else line[x].idxmax()
+            place = best(line[x])
             told = {"model": model, "latent_dim": size, **{key: line.loc[place, of] for key, of in shown.items()}}
             line = line[line["weight"] >= least]
             if len(line) > 1:
-                place = line[x].idxmin() if way == Direction.MIN else line[x].idxmax()
-                given = line.loc[line["weight"].idxmin(), shown[y]] - line.loc[place, shown[y]]
+                given = line.loc[line["weight"].idxmin(), shown[y]] - line.loc[best(line[x]), shown[y]]
                 told["given_up"] = given if better == Direction.MAX else -given
             found.append(told)
     table = pd.DataFrame(found, columns=["model", "latent_dim", x, y, "given_up"])

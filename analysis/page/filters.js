@@ -15,7 +15,7 @@ function choose() {
     ["model", "model"],
     ["prior", "prior"],
     ["weight", "weight"],
-    ...Object.keys(data.settings).map((key) => [key, key.replace("_", " ")]),
+    ...Object.keys(data.settings).map((key) => [key, key.replaceAll("_", " ")]),
     ["seed", "seed"],
   ]) {
     const values = [...new Set(data.trial.map((_, i) => valueOf[key](i)))];
