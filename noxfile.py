@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +158,15 @@ def benchmarks(session: nox.Session) -> None:
         grid = ("models=[beta_vae]", "budget.epochs=6", "budget.evaluate_every=3", "budget.patience=null", *FEWER)
         session.run(*STUDY, *grid, f"storage_path={folder}")
         (run,) = Path(folder).glob("tradeoff/*")
-        small["search_on_digits"] = f"{run} --samplers random --trials 3 --seeds 1"
-        for name, options in small.items():
-            session.run("python", "-m", f"benchmarks.{name}", *options.split())
+        small["search_on_study"] = f"{run} --samplers random --trials 3 --seeds 1"
+        # two at a time, since most of each is starting Ray and torch; what fails is printed
+        with ThreadPoolExecutor(2) as pool:
+            ended = [
+                pool.submit(session.run, "python", "-m", f"benchmarks.{name}", *options.split(), silent=True)
+                for name, options in small.items()
+            ]
+        for one in ended:
+            one.result()
 
 
 @nox.session
@@ -210,8 +217,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def slow(session: nox.Session) -> None:
     """The slow tests but for the long ones, which are for a release (``-- -m long``); arguments go to pytest."""
-    # one at a time: several of them are about what happens within seconds
-    session.run("pytest", "-m", "slow and not long", "--durations=25", *session.posargs)
+    session.run("pytest", "-n", "2", "-m", "slow and not long", "--durations=25", *session.posargs)
 
 
 @nox.session

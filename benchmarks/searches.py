@@ -1,7 +1,7 @@
 """Searches without training: the product's samplers and rungs, on simulated workers, by hypervolume against effort.
 
 Members are drawn by `gimtune.study.resolve.members` (random) or asked of `gimtune.tuning.search.Proposals` (Optuna),
-stopped by `gimtune.tuning.mo_asha.Rungs`, each as a study file would set them. `search_on_zdt` and `search_on_digits`
+stopped by `gimtune.tuning.mo_asha.Rungs`, each as a study file would set them. `search_on_zdt` and `search_on_study`
 say what a member reports. Eight workers run at a time, each epoch of a member takes between 0.5 and 1.5 of a simulated
 unit, so that reports arrive in no order. A stopped member costs the epochs that it took.
 """

@@ -678,7 +678,7 @@ def test_table_fits_and_says_what_was_found() -> None:
     claim = next(c for c in found.claims if c.key == "e_overall")
     assert "holds" in line
     assert f"{claim.value:+.2f} {claim.low:+.2f} to {claim.high:+.2f}" in line
-    assert any(f"17 claims, p by Holm's correction over the {found.tests}" in x for x in lines)
+    assert any(f"17 claims; p is corrected by Holm's method over the {found.tests}" in x for x in lines)
     assert lines[-1] == "from 300 trials of 150 configurations, 15 models; left out: none"
 
 

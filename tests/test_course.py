@@ -16,13 +16,14 @@ from gimtune.algebra.objective import batches, slice_noise
 from gimtune.metrics.features import features_of
 from gimtune.metrics.frechet import frechet, reference, statistics
 from gimtune.results.budget import at_budget
-from gimtune.results.course import Course, Restore
+from gimtune.results.course import Course, Restore, enough
 from gimtune.results.load import load
 from gimtune.results.store import Store
 from gimtune.results.tally import edges, levelling, unlevelled
 from gimtune.study.composition import load as load_study
 from gimtune.study.resolve import members as members_of
 from gimtune.training import Pack, run
+from gimtune.tuning.plan import preflight
 
 BOTH = {"fid": "min", "probe_codes": "max"}
 LOSS = {"loss": "min"}
@@ -315,6 +316,26 @@ def test_models_with_members_that_had_not_levelled_off_are_named_worst_first():
     assert unlevelled(trials) == {"aae": (1, 1), "vae": (1, 2)}
     assert levelling(trials).endswith("may move them: aae 1 of 1, vae 1 of 2")
     assert levelling(trials[trials["levelled"] == 1]) == levelling(trials[["model", "status"]]) == ""
+
+
+@pytest.mark.parametrize("patience", [None, 1, 2, 3, 5])
+def test_how_many_evaluations_levelling_off_takes_is_told_where_there_were_fewer(patience):
+    needed = enough(patience)
+    levelled = [course(LOSS, [1.0] * count, patience=patience)[0].levelled for count in range(1, needed + 1)]
+    assert levelled == [*[False] * (needed - 1), True]
+    config = json.dumps({"evaluate_every": 5, "patience": patience})
+    rows = [("vae", "done", 0, 5 * epochs, config) for epochs in (1, needed - 1)]
+    trials = pd.DataFrame(rows, columns=["model", "status", "levelled", "epoch", "config"])
+    assert f"(none could be seen to, since that takes {needed} evaluations): vae 2 of 2" in levelling(trials)
+    trials.loc[1, "epoch"] = 5 * (needed - 1) + 1
+    assert levelling(trials).endswith("may move them: vae 2 of 2")
+
+
+@pytest.mark.parametrize(("every", "told"), [(10, 1), (6, 0)])
+def test_a_budget_that_cannot_show_who_has_levelled_off_is_told_of_before_it_is_spent(every, told):
+    budget = ("budget.epochs=20", f"budget.evaluate_every={every}")
+    plan = preflight(load_study(["study=tradeoff", "models=[vae]", "space.prior=normal", SEED, *budget]))
+    assert sum("no member can be seen to level off, which takes 4 evaluations" in note for note in plan.notes) == told
 
 
 def test_models_that_are_best_at_the_end_of_their_weights_are_named():

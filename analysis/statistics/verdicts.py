@@ -131,7 +131,7 @@ def corrected(verdicts: Verdicts) -> str:
     """What the verdicts share, in a sentence."""
     few = sum(claim.verdict is Verdict.TOO_FEW for claim in verdicts.claims)
     text = (
-        f"{len(verdicts.claims)} claims, p by Holm's correction over the {verdicts.tests} that so many models can "
-        f"decide: any verdict is wrong in at most {1 - verdicts.level:.0%} of studies"
+        f"{len(verdicts.claims)} claims; p is corrected by Holm's method over the {verdicts.tests} that so many models "
+        f"can decide, so that at most {1 - verdicts.level:.0%} of studies have a wrong verdict"
     )
     return text + (f"; {few} would take more models" if few else "")

@@ -49,8 +49,8 @@ MODELS: parts.Registry[str, Model] = parts.Registry(
 )
 
 _WAE = (
-    "lambda 10 against 0.05 x the summed squared error is 200 against our -log p at variance 1/2; another likelihood "
-    "multiplies it by its least cost of a unit of squared error"
+    "lambda 10, beside 0.05 x the summed squared error in the code: 200 beside the squared error itself, which is our "
+    "-log p at variance 1/2; for another likelihood, times its least cost of a unit of squared error"
 )
 _ALL = (
     Model("ae", (), "the reference point: no restriction"),

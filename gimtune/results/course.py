@@ -5,6 +5,7 @@ Everything here is decided on the validation split, while the member is trained 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from enum import StrEnum
@@ -14,6 +15,15 @@ from gimtune.vocabulary import Direction
 
 #: Evaluations without progress that levelling off takes at least, where a study states no patience.
 WINDOW = 3
+
+
+def enough(patience: int | None) -> int:
+    """Evaluations that levelling off takes at least: no member of fewer is known to have."""
+    return next(count for count in itertools.count(1) if count > _late(count, patience or WINDOW))
+
+
+def _late(count: int, patience: int) -> int:
+    return max(patience, math.ceil(2 * count / 3))
 
 
 class Restore(StrEnum):
@@ -90,7 +100,7 @@ class Course:
     def levelled(self) -> bool:
         """Whether it has levelled off."""
         count = len(self._epochs)
-        late = max(self._patience, math.ceil(2 * count / 3))
+        late = _late(count, self._patience)
         if count <= late:
             return False
         known = [metric for metric, values in self._values.items() if any(map(math.isfinite, values))]

@@ -6,10 +6,13 @@ the same.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable
 
 import pandas as pd
 
+from gimtune.results.course import enough
 from gimtune.results.pareto import Front
 from gimtune.vocabulary import ENDED, Direction, Status
 
@@ -158,7 +161,20 @@ def levelling(trials: pd.DataFrame) -> str:
     if not found:
         return ""
     told = ", ".join(f"{model} {missing} of {total}" for model, (missing, total) in found)
-    return f"still improving when their budget ended, so that more epochs may move them: {told}"
+    needed = _seldom(trials)
+    seldom = f" (none could be seen to, since that takes {needed} evaluations)" if needed else ""
+    return f"had not levelled off when their budget ended, so that more epochs may move them{seldom}: {told}"
+
+
+def _seldom(trials: pd.DataFrame) -> int:
+    """Evaluations that it takes to see whether a member has levelled off, where no member had as many; else 0."""
+    needed = 0
+    for epoch, text in trials.reindex(columns=["epoch", "config"]).dropna().itertuples(index=False):
+        told = json.loads(text)
+        needed = enough(told.get("patience"))
+        if math.ceil(epoch / told.get("evaluate_every", 1)) >= needed:
+            return 0
+    return needed
 
 
 def edges(points: pd.DataFrame) -> str:

@@ -31,8 +31,8 @@ class Budget(_Section):
     epochs: PositiveInt = Field(description="passes over the training split, at most")
     evaluate_every: PositiveInt = Field(description="epochs between two evaluations")
     patience: PositiveInt | None = Field(
-        description="evaluations, and half of all so far, without progress beyond its error, after which a member has "
-        "levelled off and ends; null: every member runs to budget.epochs"
+        description="evaluations, and two thirds of all so far, without progress beyond its error, after which a "
+        "member has levelled off and ends; null: every member runs to budget.epochs"
     )
     restore: Literal["loss", "objectives", "last"] = Field(
         description="weights that a member ends with. loss: those of the lowest on the validation split, and as "

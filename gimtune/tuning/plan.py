@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from gimtune import parts
 from gimtune.data import Dataset
 from gimtune.metrics import FEATURES, features
 from gimtune.results import mirror
+from gimtune.results.course import enough
 from gimtune.results.environment import begun_in, changed, differences
 from gimtune.results.store import Store
 from gimtune.study.data import check_data, load_data
@@ -145,7 +146,17 @@ def preflight(config: Config) -> Plan:
     taken, notes = taken_over(config, planned, data, _known(made, address))
     if known := {trial for earlier in taken for trial in earlier.trials}:
         listed = packed([member for member in planned if member.trial not in known])
-    return Plan(config, data, listed, address, run, made, notes, ordered, taken)
+    return Plan(config, data, listed, address, run, made, (*notes, *_seldom(config)), ordered, taken)
+
+
+def _seldom(config: Config) -> Iterator[str]:
+    """A budget by which nothing can be decided."""
+    budget, needed = config.budget, enough(config.budget.patience)
+    if math.ceil(budget.epochs / budget.evaluate_every) < needed:
+        yield (
+            f"with budget.epochs={budget.epochs} and budget.evaluate_every={budget.evaluate_every} no member can be "
+            f"seen to level off, which takes {needed} evaluations, and without that no claim is decided"
+        )
 
 
 def _memory(config: Config, address: str | None) -> int:

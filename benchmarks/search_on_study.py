@@ -1,7 +1,7 @@
 """Search and early stopping on a finished study, as a table of learning curves: hypervolume against members and epochs.
 
     python -m gimtune study=tradeoff budget.evaluate_every=5 'space.seed={grid: [0, 1, 2]}'
-    python -m benchmarks.search_on_digits results/tradeoff/... --figure docs/images/search-digits.png
+    python -m benchmarks.search_on_study results/tradeoff/... --figure docs/images/search-digits.png
 
 As NAS-Bench and LCBench do it: searches look members up in a grid that ran to its end and train nothing. The space is
 the study's own (model, a weight that depends on it, prior, seed), of which a sampler sees categories; rungs stand at 1,
