@@ -36,7 +36,7 @@ from gimtune.analysis.text import number, rounded
 from gimtune.results.load import Study, load
 from gimtune.results.pareto import Front, front
 from gimtune.results.store import Store
-from gimtune.results.tally import edges, levelling
+from gimtune.results.tally import edges, levelling, unlevelled
 
 FOLDER = ROOT / "docs" / "results"
 #: Columns that say how a row came about at length, and which the run folder keeps.
@@ -47,6 +47,9 @@ _APART = ["model", "prior", "latent_dim"]
 #: Seconds of a member on average from which on its rows are kept, to be taken over in another sitting.
 _DEAR = 60
 _TITLES = {
+    "digits_plateau": "Digits, at most 480 epochs",
+    "digits_long": "Digits, at most 1,920 epochs",
+    "cifar10": "CIFAR10, an exploration",
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
     "latent_size": "Size of the code",
@@ -298,6 +301,10 @@ class Kept:
             raise ValueError(f"{self.name} has codes of several sizes: say which")
         rows = self.best[(self.best["model"] == model) & (self.best["prior"] == prior)]
         return (rows[rows["latent_dim"] == size] if size else rows).iloc[0]
+
+    def late(self) -> str:
+        """How many models had a member that had not levelled off, and of how many."""
+        return f"{len(unlevelled(self.trials))} of {self.trials['model'].nunique()}"
 
     def epochs(self) -> str:
         """How many its members were trained for."""
