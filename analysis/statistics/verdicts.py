@@ -132,6 +132,6 @@ def corrected(verdicts: Verdicts) -> str:
     few = sum(claim.verdict is Verdict.TOO_FEW for claim in verdicts.claims)
     text = (
         f"{len(verdicts.claims)} claims; p is corrected by Holm's method over the {verdicts.tests} that so many models "
-        f"can decide, so that at most {1 - verdicts.level:.0%} of studies have a wrong verdict"
+        f"can decide: at most {1 - verdicts.level:.0%} of studies have a wrong verdict"
     )
     return text + (f"; {few} would take more models" if few else "")
