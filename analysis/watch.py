@@ -86,7 +86,8 @@ def driver(stand: Standing) -> Text:
     since = stand.study.meta.get("started")
     text = f"driver   at work since {_clock(float(since), stand.now)}" if since else "driver   at work: Ray is starting"
     if stand.left is not None:
-        text += f"; about {span(stand.left)} left, until {_clock(stand.now + stand.left, stand.now)}"
+        until = f"about {span(stand.left)} left, until {_clock(stand.now + stand.left, stand.now)}"
+        text += f"; {until if round(stand.left) else 'the last members are being measured'}"
     return Text(text)
 
 

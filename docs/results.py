@@ -1,7 +1,7 @@
 """Pages of the results: ``python docs/results.py RUN NAME`` keeps a run's tables and figures in docs/results/NAME.
 
-Without arguments the pages are written anew from the tables that are kept: no number on them is typed. A test holds
-pages and tables equal.
+Without arguments claims and pages are made anew from the rows that are kept: no number on them is typed. Tests hold
+pages, claims and rows equal.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 from gimtune.analysis.figures.gallery import figures_of
 from gimtune.analysis.figures.views import sample
 from gimtune.analysis.statistics.attainment import with_shares
+from gimtune.analysis.statistics.claims import claims
 from gimtune.analysis.statistics.verdicts import between
 from gimtune.analysis.tables import CONTEXT, Table, front_table
 from gimtune.analysis.text import number, rounded
@@ -69,7 +70,7 @@ _SHOWN = {
 #: What pages of few configurations say besides, where it is known.
 _BESIDES = {
     "test_restriction/posterior_kl": "rate, nats",
-    "test_likelihood_x": "likelihood, nats",
+    "test_likelihood_x": "E[log p(x|z)], nats",
     "test_log_px": "log p(x), nats",
     "test_active_units": "active units",
     "test_code_accuracy": "categories' accuracy",
@@ -136,7 +137,7 @@ def keep_rows(run: Path, best: Front, folder: Path) -> None:
 
 #: Figures that a page shows, with the sentence below each.
 _FIGURES = {
-    "front": "Every member, and the front of all: up and to the left is better.",
+    "front": "Members, and the front of all: up and to the left is better.",
     "sizes": "Each model by the size of its codes, at the weight of its best FID for each.",
     "courses": "The same two numbers while the members trained.",
     "weights_fid": "The FID along each model's weights.",
@@ -206,6 +207,7 @@ def configurations(points: pd.DataFrame) -> pd.DataFrame:
     groups = points.groupby([*_APART, "weight"], observed=True)
     means = groups[measured].mean()
     means["seeds"] = groups.size()
+    means["log_fid"] = np.log(points["fid"]).groupby([points[key] for key in (*_APART, "weight")], observed=True).mean()
     for key in measured:
         # of a mean over seeds: seeds alone
         error = groups[key].std() / np.sqrt(groups[key].count())
@@ -215,8 +217,18 @@ def configurations(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_weights(means: pd.DataFrame) -> pd.DataFrame:
-    """Of each model, prior and size of the code the weight of the best mean FID on the validation split."""
-    return means.loc[means.groupby(_APART)["fid"].idxmin()].sort_values("test_fid", ignore_index=True)
+    """Of each model, prior and size of the code the weight of the best FID on the validation split, as claims do."""
+    return means.loc[means.groupby(_APART)["log_fid"].idxmin()].sort_values("test_fid", ignore_index=True)
+
+
+def judge(folder: Path) -> None:
+    """Write a kept run's claims anew, from its rows: what they say at half of the budget needs reports, and stays."""
+    path = folder / "claims.csv"
+    before = pd.read_csv(path).set_index("key")
+    found = claims(pd.read_parquet(folder / "trials.parquet"), np.random.default_rng(0)).table()
+    for column in ("at_half", "at_whole"):
+        found[column] = [before[column].get(key) for key in found["key"]]
+    found.to_csv(path, index=False)
 
 
 def samples(best: Front, run: Path) -> Figure:
@@ -249,7 +261,8 @@ class Kept:
         self.pictures = {key: text for key, text in _FIGURES.items() if (folder / f"{key}.png").is_file()}
         self.data = ", ".join(sorted(self.front.points["data"].unique()))
         points = self.front.points
-        self.notes = [note for note in [levelling(self.trials), edges(points), starts(points)] if note]
+        told = [levelling(self.trials), edges(points), starts(points), other_sizes(self.trials, points)]
+        self.notes = [note for note in told if note]
         means = configurations(self.front.points)
         few = len(means) <= _FEW
         self.every = means if few else means.iloc[:0]
@@ -306,7 +319,7 @@ class Kept:
         row = self._best_of(model, prior)
         share = self.ratio_of(above, below, model, prior)
         error = share * math.hypot(*(float(row[f"{key}_se"]) / float(row[key]) for key in (above, below)))
-        return f"{share:.2f} ± {rounded(error)}"
+        return f"{share:.{max(0, -math.floor(math.log10(error)))}f} ± {rounded(error)}"
 
     def _best_of(self, model: str, prior: str, size: int = 0) -> pd.Series:
         if self.sized and not size:
@@ -397,6 +410,17 @@ def starts(points: pd.DataFrame) -> str:
     return f"Gaussian posteriors started at a deviation of {listed}"
 
 
+def other_sizes(trials: pd.DataFrame, points: pd.DataFrame) -> str:
+    """Which models have codes of a size of their own, so that no front, table and claim has them."""
+    apart = trials[~trials["latent_dim"].isin(points["latent_dim"]) & trials["latent_dim"].notna()]
+    told = [
+        f"{model}, {len(rows)} members with codes of {rows['latent_dim'].iloc[0]:g} dimensions"
+        for model, rows in apart.groupby("model")
+    ]
+    head = "Not on the front, in the tables or in the claims below, which compare codes of one size"
+    return f"{head}: {'; '.join(told)}" if told else ""
+
+
 def anchor(*words: str) -> str:
     """What a row is called in its page."""
     return "-".join(("row", *words)).replace("_", "-").replace(" ", "-")
@@ -441,6 +465,8 @@ def main(*arguments: str) -> int:
     if arguments:
         run, name = arguments
         print(keep(Path(run), name))
+    for path in FOLDER.glob("*/claims.csv"):
+        judge(path.parent)
     for path, text in pages().items():
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT))

@@ -345,7 +345,9 @@ def test_models_that_are_best_at_the_end_of_their_weights_are_named():
     inner = rows("vae", {0.1: [30, 30], 1: [20, 10], 10: [16, 17]})
     largest = rows("aae", {0.1: [9], 1: [8], 3: [7]})
     # a mean over seeds: the luckiest seed is elsewhere
-    smallest = rows("wvae", {0.1: [5, 5], 1: [1, 20], 10: [9, 9]})
+    smallest = rows("wvae", {0.1: [5, 5], 1: [2, 20], 10: [9, 9]})
+    # of logarithms, as claims take it: 4.5 by these, and 10.5 without
+    inner += rows("avb", {0.1: [5, 5], 1: [1, 20], 10: [9, 9]})
     few = rows("ae", {0: [40]}) + rows("two", {1: [3], 2: [4]})
 
     def told(*found):

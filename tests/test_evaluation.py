@@ -100,6 +100,15 @@ def test_accuracy_on_codes_above_fanos_bound_is_flagged(small, pack, monkeypatch
     assert ("Fano" in view.estimate("probe_codes").flag) == flagged
 
 
+@pytest.mark.parametrize(("information", "failed"), [(-105.4, True), (-0.1, False), (0.4, False)])
+def test_information_from_samples_bounds_no_accuracy(small, monkeypatch, information, failed):
+    one = Pack([member("avb")], small.data)
+    monkeypatch.setattr("gimtune.metrics.information.of_samples", lambda *_: information)
+    view = small.view(one.objective, one.one(0), one.members[0], "validation")
+    assert not view.estimate("probe_codes").flag
+    assert bool(view.estimate("mi_q").flag) == bool(view.estimate("mi_noised").flag) == failed
+
+
 def test_codes_of_a_deterministic_encoder_are_its_means(small):
     one = Pack([member("ae", encoder="deterministic")], small.data)
     row = small.row(one, 0, ("validation",))

@@ -309,13 +309,16 @@ def test_collapse_is_judged_by_information():
         # a deterministic encoder's is infinite
         "deterministic": {"mi_noised": 18.0, "active_units": 0.0},
         "constant": {"mi_noised": 0.2, "active_units": 3.0},
+        # an estimate from samples that failed says nothing; one around zero does
+        "failed": {"mi_q": -105.4, "mi_noised": 1.7, "active_units": 8.0},
+        "nothing": {"mi_q": -0.1, "mi_noised": 0.6, "active_units": 8.0},
         # nothing is known but this
         "earlier": {"active_units": 0.0},
         "code": {"active_units": 2.0},
     }
     trials = pd.DataFrame(rows.values(), index=[*rows])
     found = collapsed(trials)
-    assert [*found[found].index] == ["drowned", "clusters", "few images", "constant", "earlier"]
+    assert [*found[found].index] == ["drowned", "clusters", "few images", "constant", "nothing", "earlier"]
     assert not collapsed(pd.DataFrame({"fid": [1.0]})).any()
 
 

@@ -21,7 +21,7 @@ from gimtune.analysis.__main__ import main
 from gimtune.analysis.status import standing
 from gimtune.results.folder import driver_at_work, held
 from gimtune.results.store import Store
-from gimtune.results.tally import Tally, essential, span
+from gimtune.results.tally import Tally, essential, span, summary
 from gimtune.tuning.packs import as_text
 from gimtune.vocabulary import ENDED, Status
 
@@ -86,6 +86,11 @@ def test_time_left_is_at_the_rate_of_epochs():
     tally.take("b", Status.STOPPED, 4)
     # two ended after 10 and 4 epochs: those to come count 7
     assert tally.left == 3 * 7
+
+
+def test_what_is_still_measured_is_not_said_to_be_over():
+    tally = Tally(1, 10, [("a", Status.RUNNING, 9)])
+    assert [summary(tally, None, left)["time left"] for left in (None, 75, 0.2, 0)] == ["?", "1:15 min", "soon", "soon"]
 
 
 def test_durations_are_read_at_a_glance():

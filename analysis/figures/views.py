@@ -15,7 +15,7 @@ import pandas as pd
 from gimtune.analysis.statistics.attainment import Attainment, attainment
 from gimtune.analysis.statistics.sizes import weakest
 from gimtune.analysis.text import flags, number
-from gimtune.results.pareto import Front, contributions
+from gimtune.results.pareto import LOGARITHMIC, SMALLEST, Front, contributions
 from gimtune.results.store import Value
 from gimtune.results.varied import varied
 from gimtune.vocabulary import METRICS, Direction, Match, Side
@@ -172,19 +172,25 @@ def sizes(points: pd.DataFrame, objectives: Mapping[str, Direction]) -> pd.DataF
     shown = {key: f"test_{key}" if f"test_{key}" in points else key for key in (x, y)}
     apart = [key for key in ("prior", "network", *_LINES, *varied(points)) if key in points and key != "latent_dim"]
     rows = measured(points[~points["collapsed"].astype(bool)], [x, y, *shown.values(), "weight", "latent_dim"])
+    # as claims choose it
+    rows = rows.assign(chosen_by=np.log(rows[x].clip(lower=SMALLEST)) if x in LOGARITHMIC else rows[x])
     found = []
     for (model, *_), group in rows.groupby(["model", *apart], dropna=False, observed=True):
-        means = group.groupby(["latent_dim", "weight"])[[*dict.fromkeys([x, y, *shown.values()])]].mean().reset_index()
+        means = (
+            group.groupby(["latent_dim", "weight"])[["chosen_by", *dict.fromkeys([x, y, *shown.values()])]]
+            .mean()
+            .reset_index()
+        )
         lines = dict([*means.groupby("latent_dim")])
         if len(lines) < 2:
             continue
         least = weakest(line["weight"] for line in lines.values())
         for size, line in lines.items():
-            place = best(line[x])
+            place = best(line["chosen_by"])
             told = {"model": model, "latent_dim": size, **{key: line.loc[place, of] for key, of in shown.items()}}
             line = line[line["weight"] >= least]
             if len(line) > 1:
-                given = line.loc[line["weight"].idxmin(), shown[y]] - line.loc[best(line[x]), shown[y]]
+                given = line.loc[line["weight"].idxmin(), shown[y]] - line.loc[best(line["chosen_by"]), shown[y]]
                 told["given_up"] = given if better == Direction.MAX else -given
             found.append(told)
     table = pd.DataFrame(found, columns=["model", "latent_dim", x, y, "given_up"])

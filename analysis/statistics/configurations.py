@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from gimtune.results.equal import curves, objective
+from gimtune.results.pareto import SMALLEST
 from gimtune.results.varied import parameters, varied
 from gimtune.vocabulary import ALIKE
 
@@ -23,8 +24,6 @@ LOGARITHMIC = frozenset({"fid", "fid_expost"})
 COMPARABLE = ("data", *ALIKE, "latent_dim")
 #: With it, what they share so that they differ in their restrictions alone; and all else that varies in the study.
 SETTING = (*COMPARABLE, "prior", "network")
-#: Of a distance that is not positive.
-_SMALLEST = 1e-6
 #: What reading a configuration raises that is none.
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
@@ -135,7 +134,7 @@ def gathered(
     def spread(column: str, logarithmic: bool = False) -> np.ndarray:
         values = np.full((size, seeds), np.nan)
         numbers = trials[column].to_numpy(dtype=float)
-        values[of, slot] = np.log(np.maximum(numbers, _SMALLEST)) if logarithmic else numbers
+        values[of, slot] = np.log(np.maximum(numbers, SMALLEST)) if logarithmic else numbers
         return np.where(np.isfinite(values), values, np.nan)
 
     def number(*columns: str) -> np.ndarray:

@@ -8,6 +8,8 @@ from gimtune.metrics.view import View
 
 #: Share of examples above which a critic leaves too little overlap for an estimate.
 _APART = 0.95
+#: Nats by which estimates of no information lie around it.
+_NOTHING = 0.5
 #: In standard deviations of the prior.
 _FAR = 20.0
 #: Test accuracy of a classifier whose features say something of images.
@@ -17,6 +19,11 @@ _SEEING = 0.8
 def below_zero(value: float, error: float) -> str:
     """Of a divergence: it is negative by more than twice its standard error."""
     return f"below zero by {-value / error:.0f} standard errors" if error > 0 and value < -2 * error else ""
+
+
+def negative(nats: float) -> str:
+    """Of information that is estimated from samples: it is below zero by more than noise around nothing."""
+    return f"{nats:.3g} nats, where information is never below zero: no estimate" if nats < -_NOTHING else ""
 
 
 def told_apart(accuracy: float) -> str:

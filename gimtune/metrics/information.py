@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from gimtune.metrics.flags import negative
 from gimtune.metrics.measures import metric
 from gimtune.metrics.view import Estimate, View, undefined
 from gimtune.vocabulary import METRICS, Side
@@ -175,10 +176,8 @@ def of_inference(view: View) -> dict[str, Estimate]:
     if encoder.no_entropy is None:
         codes = torch.stack([view.codes(view.split, 1 + i) for i in range(CODES_EACH)])
         what = f"neighbours' distances, from {CODES_EACH} codes of each image: no bound in any direction"
-        return {
-            "mi_q": Estimate(of_samples(codes), estimator=what),
-            "mi_noised": Estimate(of_samples(codes, NOISE, view.random("noised")), estimator=what),
-        }
+        found = {"mi_q": of_samples(codes), "mi_noised": of_samples(codes, NOISE, view.random("noised"))}
+        return {key: Estimate(value, flag=negative(value), estimator=what) for key, value in found.items()}
     if encoder.varies:
         return dict.fromkeys(("mi_q", "mi_noised"), undefined(encoder.no_entropy))
     return {"mi_q": undefined(encoder.no_entropy), "mi_noised": Estimate(gaussian(mu, sigma, NOISE))}

@@ -257,7 +257,8 @@ def of_codes(view: View) -> dict[str, Estimate]:
     if isinstance(scores, str):
         return {**values, "probe_balanced": undefined(scores)}
     values["probe_balanced"] = Estimate(scores.scores.balanced, scores.scores.balanced_error)
-    if not view.encoder.varies or not math.isfinite(information := view.value("mi_q")):
+    # from samples it is no bound
+    if not view.encoder.gaussian or not math.isfinite(information := view.value("mi_q")):
         return values
     columns = _columns(view.labels).T
     bound = sum(fano(information, labels) for labels in columns) / len(columns)

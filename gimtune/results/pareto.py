@@ -34,6 +34,8 @@ ALL = "all"
 #: Distances, which count in hypervolumes as log(1 + distance): a ratio means the same for good and for bad models, and
 #: no single bad point decides of the volume.
 LOGARITHMIC = frozenset({"fid", "fid_expost", "recon_fid"})
+#: For a distance that is not positive, where its logarithm is taken.
+SMALLEST = 1e-6
 #: Columns that say where the scale of a metric ends: what is reached without a model.
 ENDS: Mapping[str, str] = MappingProxyType(
     {
@@ -320,14 +322,16 @@ def collapsed(trials: pd.DataFrame) -> pd.Series:
     """Whether the codes of each row hold next to nothing: an upper estimate of I(x; z) is below `COLLAPSED`.
 
     The smaller of ``mi_upper`` and ``mi_q``, both at least I_q; ``mi_noised`` of deterministic encoders, whose I_q is
-    infinite; and where none is known, in runs of earlier formats or of encoders without an entropy, no active
-    unit. Active units are told by the scale of codes, and rows with some had less than .5 nats.
+    infinite, and where ``mi_q`` is below zero by more than `COLLAPSED`: that estimate from samples has failed. Where
+    none is known, in runs of earlier formats or of encoders without an entropy, no active unit. Active units are told
+    by the scale of codes, and rows with some had less than .5 nats.
 
-    >>> collapsed(pd.DataFrame({"mi_q": [0.4, 3.0, math.nan], "mi_noised": [0.3, 2.0, 18.0]})).tolist()
-    [True, False, False]
+    >>> collapsed(pd.DataFrame({"mi_q": [0.4, 3.0, math.nan, -105], "mi_noised": [0.3, 2.0, 18.0, 1.7]})).tolist()
+    [True, False, False, False]
     """
     known = trials.reindex(columns=[*_INFORMATION]).astype(float)
-    above = known[["mi_upper", "mi_q"]].min(axis=1).fillna(known["mi_noised"])
+    bounds = known[["mi_upper", "mi_q"]]
+    above = bounds.where(bounds >= -COLLAPSED).min(axis=1).fillna(known["mi_noised"])
     return above.lt(COLLAPSED) | (above.isna() & known["active_units"].eq(0))
 
 

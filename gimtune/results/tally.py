@@ -10,10 +10,11 @@ import json
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 from gimtune.results.course import enough
-from gimtune.results.pareto import Front
+from gimtune.results.pareto import SMALLEST, Front
 from gimtune.vocabulary import ENDED, Direction, Status
 
 
@@ -125,7 +126,7 @@ def summary(tally: Tally, best: Front | None, left: float | None) -> dict[str, s
         "done": f"{counts[Status.DONE] + counts[Status.STOPPED]} of {tally.total}",
         "running": str(counts[Status.RUNNING]),
         "failed": str(counts[Status.FAILED] + counts[Status.DIVERGED]),
-        "time left": "?" if left is None else span(left),
+        "time left": "?" if left is None else time_left(left),
     }
     if best is not None and len(best.rows):
         shown |= {"front": str(len(best.rows)), "hypervolume": f"{best.hypervolume:.4g}"}
@@ -180,12 +181,13 @@ def _seldom(trials: pd.DataFrame) -> int:
 def edges(points: pd.DataFrame) -> str:
     """Models that generate best at the end of the weights that were tried, in a sentence; empty where there are none.
 
-    Of three weights or more, by the FID on the validation split, a mean over seeds: of each model, prior and size of
-    the code.
+    Of three weights or more, by the FID on the validation split, a mean of logarithms over seeds, as claims take it: of
+    each model, prior and size of the code.
     """
     apart = ["prior", "latent_dim"]
     keys = ["model", *apart, "weight"]
     points = points.reindex(columns=[*keys, "fid"])
+    points = points.assign(fid=np.log(points["fid"].astype(float).clip(lower=SMALLEST)))
     means = points.groupby(keys, observed=True, dropna=False)["fid"].mean().dropna().reset_index()
     several = [key for key in apart if len(means[key].unique()) > 1]
     found = []
@@ -199,6 +201,11 @@ def edges(points: pd.DataFrame) -> str:
     told = "; ".join(found)
     head = "generate best at the end of their weights, so that others may be better (`gimtune sweep` looks for them)"
     return f"{head}: {told}" if found else ""
+
+
+def time_left(seconds: float) -> str:
+    """The same duration as `span` has it, or ``soon`` when all epochs are trained and the last members are measured."""
+    return span(seconds) if round(seconds) else "soon"
 
 
 def span(seconds: float) -> str:
