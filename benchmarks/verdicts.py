@@ -204,6 +204,16 @@ def two_arms(generator: np.random.Generator) -> pd.DataFrame:
     return filled(layout(), values, generator)
 
 
+def flat(generator: np.random.Generator) -> pd.DataFrame:
+    """The probe falls along the weights; the FID, with the ex-post FID, does not depend on them."""
+    shape = (len(MODELS), WEIGHTS, len(PRIORS), SEEDS)
+    values = {key: spread(generator, shape, weight=0.0, prior=0.0) for key in SCALES}
+    values["fid_expost"] = 0.8 * values["fid"] + 0.6 * values["fid_expost"]
+    at = np.arange(WEIGHTS)[None, :, None, None] - 2 + np.zeros(shape)
+    values["probe_codes"] = 0.3 * values["probe_codes"] - at
+    return filled(layout(), values, generator)
+
+
 def shuffled_mismatch(generator: np.random.Generator) -> pd.DataFrame:
     """What makes samples better makes the probe better; FID is ex-post FID times a mismatch of nothing."""
     shape = (len(MODELS), WEIGHTS, len(PRIORS), SEEDS)
@@ -234,6 +244,7 @@ WORLDS: dict[str, Callable[[np.random.Generator], pd.DataFrame]] = {
     "other_grids": other_grids,
     "counted_twice": counted_twice,
     "two_arms": two_arms,
+    "flat": flat,
     "shuffled_mismatch": shuffled_mismatch,
     "one_curve": one_curve,
     "sizes": sizes,

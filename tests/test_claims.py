@@ -100,6 +100,19 @@ def test_a_trade_off_is_found_and_its_arms_are_told_apart() -> None:
     assert (arms["a_below"].verdict, arms["a_above"].verdict) == (HOLDS, Verdict.DOES_NOT_HOLD)
 
 
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_a_fid_that_does_not_depend_on_the_weight_is_no_trade_off(seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lowest of several FIDs is found somewhere, and the probe falls up to there and on."""
+    monkeypatch.setattr(worlds, "SEEDS", seeds)
+    monkeypatch.setattr(worlds.layout, "__defaults__", (*worlds.layout.__defaults__[:2], seeds))
+    found = [answers(world("flat", number)) for number in range(20)]
+    for key in ("a_below", "a_above", "f_remains"):
+        values = [one[key].value for one in found]
+        assert abs(np.mean(values)) < 4 * np.std(values, ddof=1) / math.sqrt(20) < 0.3
+        assert sum(one[key].p <= 0.05 for one in found) <= 4
+        assert sum(one[key].verdict in (HOLDS, Verdict.DOES_NOT_HOLD) for one in found) <= 1
+
+
 def test_intervals_of_correlations_end_where_correlations_do() -> None:
     found = answers(world("two_arms"), redraws=200)
     correlations = [c for c in found.values() if c.unit == "-1 to 1" and not math.isnan(c.value)]
@@ -192,6 +205,21 @@ def test_tau_leaves_models_out_one_by_one() -> None:
     assert (found.value, found.high - found.low) == (pytest.approx(tau), pytest.approx(2 * half))
 
 
+@pytest.mark.parametrize("size", [6, 8, 15])
+def test_models_in_one_order_are_as_sure_as_their_number_allows(size: int) -> None:
+    """Leaving models out of a perfect order changes nothing, which is no reason to know nothing."""
+    ones = np.ones((size, size))
+    up, down = jackknifed([ones, ones, ones], 0.95), jackknifed([-ones, ones, ones], 0.95)
+    assert up.p == pytest.approx(stats.kendalltau(range(size), range(size), method="exact").pvalue)
+    assert (up.value, up.high, down.value, down.low) == (1, 1, -1, -1)
+    assert up.low == pytest.approx(-down.high)
+    assert 0 < up.low < 1
+    assert down.p == up.p
+    assert down.below < down.above
+    few = np.ones((5, 5))
+    assert jackknifed([few, few, few], 0.95).least == 1
+
+
 def test_corrections() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert decidable([0.1, 0.0, 0.0], 0.05) == [False, True, True]
@@ -227,7 +255,12 @@ def test_arms_end_at_the_weight_of_best_fid() -> None:
     ]
     trials = pd.DataFrame(rows).assign(status="done", data="d", fid_features="f", seed=0)
     trials = trials.assign(**{f"test_{k}": trials[k] for k in ("fid", "probe_codes")})
-    found = answers(trials)
+    alone = answers(trials)
+    for key in ("a_below", "a_above", "f_remains"):
+        assert math.isnan(alone[key].value)
+        assert alone[key].verdict is UNDECIDED
+    assert "takes two seeds" in alone["a_below"].note
+    found = answers(pd.concat([trials, trials.assign(seed=1)]))
     assert (found["a_below"].value, found["a_above"].value) == (1.0, -1.0)
     assert found["a_below"].verdict is TOO_FEW
     assert "3 models; it takes" in found["a_below"].note

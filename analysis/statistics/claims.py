@@ -63,6 +63,7 @@ from gimtune.analysis.statistics.measures import (
     mismatch,
     priors,
     within,
+    within_arm,
 )
 from gimtune.analysis.statistics.sizes import by_size, sized
 from gimtune.analysis.statistics.verdicts import Claim, Verdict, Verdicts
@@ -331,8 +332,8 @@ def _of_priors(study: Configurations) -> Iterable[tuple[str, str, Measure]]:
 
 _CLAIMS: tuple[tuple[str, str, Measure], ...] = (
     ("a_models", "trade-off, across models at their best", across_at_best("fid", "probe")),
-    ("a_below", "trade-off, below a model's best weight", within("fid", "probe", "below")),
-    ("a_above", "trade-off, above a model's best weight", within("fid", "probe", "above")),
+    ("a_below", "trade-off, below a model's best weight", within_arm("fid", "probe", "below")),
+    ("a_above", "trade-off, above a model's best weight", within_arm("fid", "probe", "above")),
     (
         "b_likelihood",
         "latent keeps more MI at equal likelihood",
@@ -347,7 +348,7 @@ _CLAIMS: tuple[tuple[str, str, Measure], ...] = (
     ("d_front", "GAN-side leads at equal probe", at_equal("probe", "fid", GAN, POSTERIOR, LATENT, lower=True)),
     ("e_overall", "MI ranks probe accuracy, across models", across("mi_noised", "probe")),
     ("e_within", "MI ranks probe accuracy, within a model", within("mi_noised", "probe")),
-    ("f_remains", "(a, below) remains under ex-post codes", within("fid_expost", "probe", "below")),
+    ("f_remains", "(a, below) remains under ex-post codes", within_arm("fid_expost", "probe", "below")),
     ("f_mismatch", "prior mismatch goes with better probes", mismatch()),
 )
 

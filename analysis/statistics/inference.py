@@ -153,21 +153,32 @@ def jackknifed(sums: Sequence[np.ndarray], level: float) -> Answer:
             one, and in the other.
 
     No pair is of a model with its own copy, as it would be under a bootstrap of models. Source: Arvesen 1969.
+
+    Where all pairs agree, leaving models out moves nothing. If the two numbers had nothing to do with each other, this
+    would be one of the M! orders of M models, which is the p-value; the interval is as wide as if one pair did not
+    agree.
     """
     off = [np.where(np.eye(len(s), dtype=bool), 0.0, s) for s in sums]
     whole, rows = [s.sum() for s in off], [s.sum(0) + s.sum(1) for s in off]
-    size = int((rows[1] + rows[2] > 0).sum())
-    value = whole[0] / math.sqrt(whole[1] * whole[2])
     used = rows[1] + rows[2] > 0
+    size = int(used.sum())
+    value = whole[0] / math.sqrt(whole[1] * whole[2])
     less = [w - r[used] for w, r in zip(whole, rows, strict=True)]
     left = less[0] / np.sqrt(less[1] * less[2])
     pseudo = size * value - (size - 1) * left
     spread = float(np.std(pseudo, ddof=1) / math.sqrt(size)) if size > 1 else math.nan
-    if not spread > 0:
+    least = 0.0 if size >= FEWEST else 1.0
+    if least == 0 and abs(value) > 1 - _TIE:
+        almost = np.ones((size, size))
+        almost[0, 1] = almost[1, 0] = -1
+        width = jackknifed([almost, abs(almost), abs(almost)], level)
+        half, chance = width.value - width.low, 1 / math.factorial(size)
+        ends = (1 - half, 1.0) if value > 0 else (-1.0, half - 1)
+        return Answer(value, *ends, *((chance, 1.0) if value > 0 else (1.0, chance)), least)
+    if not spread > _TIE:
         return Answer(value, -math.inf, math.inf, 1.0, 1.0, 1.0)
     half = special.stdtrit(size - 1, (1 + level) / 2) * spread
     below = float(special.stdtr(size - 1, value / spread))
-    least = 0.0 if size >= FEWEST else 1.0
     return Answer(value, max(-1.0, value - half), min(1.0, value + half), 1 - below, below, least)
 
 

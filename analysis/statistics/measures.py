@@ -88,40 +88,68 @@ def across_at_best(x: str, y: str) -> Measure:
     )
 
 
-def within(x: str, y: str, arm: str = "") -> Measure:
-    """Rank correlation along the weights of a model in one setting, a number for each model.
-
-    Args:
-        arm: ``below`` or ``above`` the weight of the line's best FID, which both have; empty for the whole line.
-    """
+def within(x: str, y: str) -> Measure:
+    """Rank correlation along the weights of a model in one setting, a number for each model."""
 
     def of(study: Configurations) -> Found:
         study.require(x, y)
         first, second = study.mean(x), study.mean(y)
-        best = average(study.values["fid"])
         sums = np.zeros((3, len(first), len(study.models)))
         for line in study.lines(study.line):
-            here = np.ones((len(first), len(line)), dtype=bool)
-            if arm:
-                if not np.isfinite(best[:, line]).any(1).all():
-                    continue
-                at = np.nanargmin(np.where(np.isfinite(best[:, line]), best[:, line], np.inf), axis=1)[:, None]
-                here = np.arange(len(line)) <= at if arm == "below" else np.arange(len(line)) >= at
-            signs = [
-                np.nan_to_num(np.sign(v[:, line, None] - v[:, None, line])) * (here[:, :, None] & here[:, None])
-                for v in (first, second)
-            ]
-            known = np.isfinite(first[:, line]) & np.isfinite(second[:, line])
-            signs = [s * (known[:, :, None] & known[:, None]) for s in signs]
-            for total, one in zip(sums, (signs[0] * signs[1], abs(signs[0]), abs(signs[1])), strict=True):
-                total[:, study.model[line[0]]] += one.sum((1, 2))
+            here = np.isfinite(first[:, line]) & np.isfinite(second[:, line])
+            sums[:, :, study.model[line[0]]] += _agreement(first[:, line], second[:, line], here)
         with np.errstate(all="ignore"):
             found = Each(sums[0] / np.sqrt(sums[1] * sums[2]))
         return Found((found,), each_model(study, found, "tau"))
 
-    place = {"": "along each model's weights", "below": "below", "above": "above"}[arm]
-    where = f"{place} each model's weight of best FID" if arm else place
-    return Measure(f"mean over models of Kendall's tau of {words(x)} and {words(y)}, {where}", ASSOCIATION, of)
+    what = f"mean over models of Kendall's tau of {words(x)} and {words(y)}, along each model's weights"
+    return Measure(what, ASSOCIATION, of)
+
+
+def within_arm(x: str, y: str, arm: str) -> Measure:
+    """The same on one side of the weight of a line's best FID, which is of both sides.
+
+    That weight is chosen on the validation split by some seeds, and the others are measured, in turn. Measured by those
+    that chose it, it would have the lowest FID by its choice alone: a probe that falls along the weights would go with
+    a FID that does not depend on them. A model's number is the mean over turns and lines. A turn in which nothing lies
+    on that side counts 0: whether it is one depends on seeds that are measured in the other turns.
+
+    Args:
+        arm: ``below`` or ``above``.
+    """
+
+    def of(study: Configurations) -> Found:
+        study.require(x, y, "fid")
+        if not any((fold.choose & ~fold.measure).any() for fold in study.folds):
+            raise Unmeasured("takes two seeds: what chose the weight of best FID cannot measure what is beside it")
+        lines = study.lines(study.line)
+        table = np.zeros((len(study.folds), len(study.mean(x)), len(lines)))
+        for i, fold in enumerate(study.folds):
+            costs = study.chosen_by("fid", fold)
+            first, second = (study.measured(key, fold).astype(np.float32).astype(float) for key in (x, y))
+            for k, line in enumerate(lines):
+                known = np.isfinite(costs[:, line])
+                at = np.where(known, costs[:, line], np.inf).argmin(1)[:, None]
+                here = np.arange(len(line)) <= at if arm == "below" else np.arange(len(line)) >= at
+                here = here & known & np.isfinite(first[:, line]) & np.isfinite(second[:, line])
+                agreeing, *differ = _agreement(first[:, line], second[:, line], here)
+                table[i, :, k] = agreeing / np.sqrt(np.maximum(differ[0] * differ[1], 1))
+        own = np.array([study.model[line[0]] for line in lines])
+        # of as many lines in every draw: those where some turn of the first has a number
+        there = table[:, 0].any(0)
+        numbers = [average(np.where(there & (own == m), table.mean(0), np.nan)) for m in range(len(study.models))]
+        found = Each(np.stack(numbers, axis=1))
+        return Found((found,), each_model(study, found, "tau"))
+
+    what = f"mean over models of Kendall's tau of {words(x)} and {words(y)}, {arm} each model's weight of best FID"
+    return Measure(what, ASSOCIATION, of)
+
+
+def _agreement(first: np.ndarray, second: np.ndarray, here: np.ndarray) -> np.ndarray:
+    """Over pairs of the members ``here``, (D, n) each: signs agreeing, and pairs that differ in either, (3, D)."""
+    pairs = here[:, :, None] & here[:, None]
+    signs = [np.nan_to_num(np.sign(v[:, :, None] - v[:, None])) * pairs for v in (first, second)]
+    return np.stack([v.sum((1, 2)) for v in (signs[0] * signs[1], abs(signs[0]), abs(signs[1]))])
 
 
 def mismatch() -> Measure:
