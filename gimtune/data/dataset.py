@@ -172,8 +172,7 @@ def from_splits(
     Labels are whole numbers or names, and are kept as 0 to k - 1 in their order. They may have several columns (n, k),
     whose names are ``targets``. In place of images it may be vectors, float32 (n, d), which are taken as they are.
 
-    The first images of a split stand for all of it where so many are enough: a split in the order of its classes is
-    shuffled.
+    A split in the order of its classes is shuffled.
 
     Raises:
         ValueError: a split that is missing or empty, or arrays of another kind, shape or range.

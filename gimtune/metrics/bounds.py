@@ -21,7 +21,7 @@ from gimtune.algebra.seeds import generator
 from gimtune.metrics import density
 from gimtune.metrics.information import NOISE, index_code, scales
 from gimtune.metrics.measures import metric
-from gimtune.metrics.view import Estimate, View, undefined
+from gimtune.metrics.view import Estimate, View, spaced, undefined
 from gimtune.vocabulary import METRICS
 
 #: Codes that the density is fitted to, codes that both expectations are over, and those that are told from all training
@@ -52,13 +52,13 @@ def _mean(terms: Tensor) -> tuple[float, float]:
 def of_inference(view: View) -> dict[str, Estimate]:
     """Both, of the split's codes; of a deterministic encoder the lower one of noised codes."""
     encoder = view.encoder
-    mu, sigma, z = (part[:_SCORED] for part in view.posterior)
+    mu, sigma, z = (spaced(part, _SCORED) for part in view.posterior)
     others = view.training.mu, view.training.sigma
     if encoder.no_entropy is not None and encoder.varies:
         return dict.fromkeys(("mi_upper", "mi_lower"), undefined(encoder.no_entropy))
     if encoder.no_entropy is None and not encoder.gaussian:
-        mu, sigma, z = mu[:_INDEXED], sigma[:_INDEXED], z[:_INDEXED]
-        drawn = view.codes(view.split, 1)[:_INDEXED]
+        drawn = spaced(view.codes(view.split, 1), _SCORED)
+        mu, sigma, z, drawn = (spaced(part, _INDEXED) for part in (mu, sigma, z, drawn))
         # chosen on codes of another draw
         wide = max(_WIDTHS, key=lambda w: float(index_code(mu, w * sigma, drawn, (others[0], w * others[1])).mean()))
         value, error = _mean(index_code(mu, wide * sigma, z, (others[0], wide * others[1])))
@@ -80,7 +80,8 @@ def of_inference(view: View) -> dict[str, Estimate]:
         above, below = map(_mean, pair(own, z, fitted, _cpu()))
     except ValueError as error:
         return dict.fromkeys(("mi_upper", "mi_lower"), undefined(str(error).splitlines()[0]))
-    index = _mean(index_code(mu[:_INDEXED], sigma[:_INDEXED], z[:_INDEXED], others))
+    mu, sigma, z = (spaced(part, _INDEXED) for part in (mu, sigma, z))
+    index = _mean(index_code(mu, sigma, z, others))
     lower, how = (below, "a density fitted to the codes") if below > index else (index, "index code")
     how += f", codes with noise of {noise:g} deviations" if noise else ""
     upper = undefined(str(encoder.no_entropy)) if noise else Estimate(*above)

@@ -10,7 +10,7 @@ from torch import Tensor
 from gimtune.metrics import flags
 from gimtune.metrics.kernel import jackknifed
 from gimtune.metrics.measures import metric
-from gimtune.metrics.view import Estimate, View
+from gimtune.metrics.view import Estimate, View, spaced
 from gimtune.vocabulary import METRICS
 
 #: Vectors of each kind: the estimate is unbiased whatever their number, and all pairs grow with its square.
@@ -36,7 +36,7 @@ def energy(view: View) -> Estimate:
     """Distance of vectors generated from the prior to held-out ones."""
     if not view.data.vectors:
         return Estimate(math.nan, reason="it is measured of vectors; images are compared by their features")
-    made, real = (vectors[:_VECTORS].flatten(1) for vectors in (view.generated, view.images))
+    made, real = view.generated[:_VECTORS].flatten(1), spaced(view.images, _VECTORS).flatten(1)
     if min(len(made), len(real)) < 3 or not bool(torch.isfinite(made).all()):
         return Estimate(math.nan, reason="three or more vectors, all finite, are needed")
     value, error = energy_distance(made, real)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gimtune.metrics import flags
 from gimtune.metrics.measures import metric
-from gimtune.metrics.view import Estimate, View
+from gimtune.metrics.view import Estimate, View, spaced
 from gimtune.vocabulary import METRICS
 
 #: Images of each kind: the estimate is unbiased whatever their number, and a matrix of all pairs grows with its square.
@@ -65,7 +65,7 @@ def _cubic(x: Tensor, y: Tensor) -> Tensor:
 @metric(METRICS["kid"])
 def kid(view: View) -> Estimate:
     """Distance of images generated from the prior, by a kernel."""
-    made, real = view.generated_features[:_IMAGES], view.features[:_IMAGES]
+    made, real = view.generated_features[:_IMAGES], spaced(view.features, _IMAGES)
     if min(len(made), len(real)) < 3 or not bool(torch.isfinite(made).all()):
         return Estimate(math.nan, reason="features of three or more images, all finite, are needed")
     within = view.kept(("kernel", view.split), lambda: row_sums(real))

@@ -10,7 +10,7 @@ from torch import Tensor
 from gimtune.algebra.divergences import gaussian_log_prob
 from gimtune.algebra.encoders import Posterior
 from gimtune.metrics.measures import metric
-from gimtune.metrics.view import CHUNK, Estimate, View, undefined
+from gimtune.metrics.view import CHUNK, Estimate, View, spaced, undefined
 from gimtune.vocabulary import IMPORTANCE_CODES, METRICS
 
 #: At most; with a hundred codes each they are a hundred thousand passes through the decoder.
@@ -45,11 +45,9 @@ def log_px(view: View) -> Estimate:
         return undefined(f"no density of the {view.prior.name} prior")
     if view.objective.likelihood.of_critic:
         return undefined("a likelihood of a critic's features is no density of images")
-    count = len(view.labels)
-    index = torch.linspace(0, count - 1, min(count, IMAGES), device=view.data.device).round().long()
-    posterior = Posterior(*(part[index] for part in view.posterior))
+    posterior = Posterior(*(spaced(part, IMAGES) for part in view.posterior))
     codes = view.member.metrics.get("importance_codes", IMPORTANCE_CODES)
-    values = importance(view, view.images[index], posterior, view.random("log_px"), codes)
+    values = importance(view, spaced(view.images, IMAGES), posterior, view.random("log_px"), codes)
     density = view.objective.likelihood.density or view.data.dataset.binarized is not None
     grey = "" if density else "cross-entropy of grey values: comparable with itself alone"
     return Estimate(float(values.mean()), float(values.std() / math.sqrt(len(values))), estimator=grey)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gimtune.metrics.measures import metric
-from gimtune.metrics.view import Estimate, View, undefined
+from gimtune.metrics.view import Estimate, View, spaced, undefined
 from gimtune.vocabulary import METRICS
 
 _NEIGHBOURS = 3
@@ -28,7 +28,7 @@ def covered(points: Tensor, cloud: Tensor, neighbours: int = _NEIGHBOURS) -> flo
 def precision_recall(view: View) -> dict[str, Estimate | float]:
     """Shares of generated images among real ones and of real among generated ones, of equally many of both."""
     count = min(view.count, len(view.features), _IMAGES)
-    made, real = view.generated_features[:count].double(), view.features[:count].double()
+    made, real = view.generated_features[:count].double(), spaced(view.features, count).double()
     if count <= _NEIGHBOURS or not bool(torch.isfinite(made).all()):
         why = undefined(f"features of more than {_NEIGHBOURS} images, all finite, are needed")
         return {"precision": why, "recall": why}

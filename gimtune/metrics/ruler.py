@@ -18,7 +18,7 @@ from gimtune.algebra.divergences import LN2, softplus
 from gimtune.metrics import flags
 from gimtune.metrics.fitted import Budget, Stack, finite, fit, in_parts, minibatches, whole, widened
 from gimtune.metrics.measures import metric
-from gimtune.metrics.view import Estimate, View, undefined
+from gimtune.metrics.view import Estimate, View, spaced, undefined
 from gimtune.training import Step
 from gimtune.vocabulary import METRICS
 
@@ -295,6 +295,6 @@ def latent_kl(view: View) -> Estimate:
     if not finite(*view.training, *view.posterior):
         return undefined("codes are not finite")
     fitted = view.once("mixture of posteriors", lambda: Mixture.of(*view.training))
-    codes = view.posterior.z[:_POINTS]
+    codes = spaced(view.posterior.z, _POINTS)
     found = fitted.kl(codes, view.prior.log_prob(view.prior_tensors, codes).double())
     return found._replace(flag=flags.joined(found.flag, flags.far(view)))

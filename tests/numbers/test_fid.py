@@ -18,6 +18,7 @@ from scipy import linalg
 
 from gimtune import data
 from gimtune.metrics import features, frechet, kernel, lenet, precision_recall
+from gimtune.metrics.view import spaced
 
 
 def moments(rng, dimensions):
@@ -384,3 +385,34 @@ def test_weights_that_cannot_be_fetched_are_said_to_be(monkeypatch):
 def test_inception_from_an_address_is_that_of_the_file(weights, ours, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert features.Inception(weights.as_uri(), CPU).name == ours.name
+
+
+@pytest.mark.parametrize("metric", [kernel.kid, precision_recall.precision_recall])
+def test_a_split_of_two_halves_is_looked_at_in_both(metric, monkeypatch):
+    """MNIST's test images are of two sources, one behind the other: the first of them do not stand for all."""
+    monkeypatch.setattr(kernel, "_IMAGES", 40)
+    monkeypatch.setattr(precision_recall, "_IMAGES", 40)
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(400, 6, generator=generator) + (torch.arange(400) < 200)[:, None] * 8
+    made = torch.randn(400, 6, generator=generator)
+
+    def found(features):
+        told = {"features": features, "generated_features": made, "split": "test", "count": 400}
+        view = SimpleNamespace(**told, kept=lambda key, make: make())
+        result = metric(view)
+        return [result["precision"], result["recall"]] if isinstance(result, dict) else [result.value]
+
+    there, back = found(real), found(real.flip(0))
+    assert there == pytest.approx(back)
+    # half of the real images lie where none was generated
+    assert metric is kernel.kid or there[1] < 0.6
+
+
+@given(st.integers(1, 60), st.integers(1, 60))
+def test_rows_are_spaced_over_all(count, most):
+    rows = spaced(torch.arange(count), most)
+    assert len(rows) == len(rows.unique()) == min(count, most)
+    assert rows.tolist() == sorted(rows.tolist())
+    if most > 1:
+        assert (rows[0], rows[-1]) == (0, count - 1)
+        assert rows.diff().max() <= -(-(count - 1) // (len(rows) - 1)) if len(rows) > 1 else True
