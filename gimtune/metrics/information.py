@@ -28,7 +28,8 @@ _NEIGHBOUR = 3
 def gaussian(mu: Tensor, sigma: Tensor, noise: float = 0.0) -> float:
     """h(z) - h(z|x), with the aggregated posterior taken for one Gaussian of its mean and full covariance.
 
-    The Gaussian has the largest entropy of its covariance, so this is at least I_q (models.md, section 5.2). Codes of
+    The Gaussian has the largest entropy of its covariance, so with that of all images this is at least I_q (models.md,
+    section 5.2). The logarithm of the determinant of N images' own is too small by about d (d + 1) / 2N. Codes of
     another scale, in any dimension, have the same value, with noise and without.
 
     Args:

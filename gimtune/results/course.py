@@ -42,13 +42,18 @@ class Course:
     where training on made nothing better. Such a choice among noisy evaluations flatters the values it is made by,
     which are those of the validation split; the test split is measured afterwards, of the chosen weights alone.
 
-    A member has levelled off when more epochs have long changed nothing by more than its standard error. In the later
-    two thirds of all evaluations, and at least the last ``patience``, no metric became better than the best before them
-    (of those watched, and the loss where it is chosen by that), and the weights to end with measure no other than those
-    that it would have ended with before them. Both are asked, since the best of several noisy values keeps falling, and
-    a choice may trade one objective for the other; the loss alone would say too little, since a beta-VAE's on digits
-    stays within its error while its Frechet distance falls by a third. Two thirds, since progress goes with the
-    logarithm of the epochs: doubling them brings .63 of what tripling them brought, which leaves room for noise.
+    A member has levelled off when more epochs have long changed nothing by more than the errors of two measurements.
+    In the later two thirds of all evaluations, and at least the last ``patience``, no metric became better than the
+    best before them (of those watched, and the loss where it is chosen by that), and the weights to end with measure no
+    other than those that it would have ended with before them. Both are asked, since the best of several noisy values
+    keeps falling, and a choice may trade one objective for the other; the loss alone would say too little, since a
+    beta-VAE's on digits stays within its error while its Frechet distance falls by a third. Two thirds, since progress
+    goes with the logarithm of the epochs: doubling them brings .63 of what tripling them brought, which leaves room for
+    noise.
+
+    The errors are combined as those of independent measurements, and two evaluations of a member are not: they share
+    the real images and the codes. So this is a tolerance, what other images would have changed, and not a test that
+    nothing moves: on digits the Frechet distances of two nearly equal generators differ by a ninth of it.
 
     Args:
         watched: metrics with their directions.
