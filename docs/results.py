@@ -291,6 +291,11 @@ class Kept:
         """A claim's p-value after the correction."""
         return f"{self.claims.loc[key, 'p_adjusted']:.2g}"
 
+    def positive(self, key: str) -> str:
+        """In how many models a claim's effect is positive, and of how many, linked to its row."""
+        (found,) = re.findall(r"positive in (\d+ of \d+) models", self.claims.loc[key, "note"])
+        return f"[{found}]({self.name}/index.md#{anchor(key)})"
+
     def images(self, column: str) -> str:
         """A number that is the same in every row of the front's points."""
         (value,) = self.front.points[column].unique()
