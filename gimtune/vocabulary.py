@@ -279,7 +279,7 @@ _metrics: dict[str, Metric] = {
             "nats",
             "sum of weight x divergence, as in the loss: a critic that trains says what it lost, no divergence",
         ),
-        Metric("loss", _MIN, "nats", "-likelihood + restriction", error=True),
+        Metric("loss", _MIN, "nats", "-likelihood + restriction; its error is over minibatches", error=True),
         Metric(
             "mi_q",
             _MAX,

@@ -176,6 +176,14 @@ def test_families_are_named_in_all_ways(values: list[float], number: int) -> Non
             assert (p <= 0.1 + 1e-12) == refused
 
 
+def test_an_interval_is_bounded_where_the_test_can_refuse() -> None:
+    """Three against three have twenty namings, of which one on either side is a tenth: 1 - .9 in binary is a bit less."""
+    x, ours = np.array([1.0, 2.0, 3.0, 10.0, 11.0, 12.0]), np.arange(6) > 2
+    found = relabelled(x[:, None] - x, np.ones((6, 6), dtype=bool), ours, ~ours, 0.9, GENERATOR(0))
+    assert found.p == pytest.approx(0.1)
+    assert 0 < found.low < found.value < found.high < math.inf
+
+
 def test_pairs_that_cannot_be_compared_are_in_no_mean() -> None:
     x, ours = np.array([1.0, 2.0, 5.0, 9.0]), np.array([True, True, False, False])
     pairs = np.ones((4, 4), dtype=bool)

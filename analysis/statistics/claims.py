@@ -4,7 +4,8 @@ Two questions are told apart. *Of these models*: what if the same configurations
 *Of such models*: what if other models like these were tried? A verdict answers the second; there a model is one
 observation, however many weights, priors and seeds it was trained with, and models whose objectives are equal are one.
 
-- A claim about models one by one takes a number for each of them, and flips signs.
+- A claim about models one by one takes a number for each of them, and flips signs. On one side of a model's weight of
+  best FID, the number is of other seeds than chose the weight.
 - A claim about pairs of members of different models takes Kendall's tau, and leaves models out one by one.
 - A claim that compares families takes each model at the weight of its best FID, chosen on the validation split by some
   seeds and measured on the test split by the others, or its curve where both reach, and names families in all ways.

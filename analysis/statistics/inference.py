@@ -70,7 +70,7 @@ def sign_flips(values: np.ndarray, level: float, generator: np.random.Generator)
         draws *= 2
     some = kept.sum(1) > 0
     means = np.sort(kept[some] @ values / kept[some].sum(1))
-    low, high = _ends(means, int((1 - level) / 2 * draws))
+    low, high = _ends(means, int((1 - level) / 2 * draws + _TIE))
     return Answer(float(values.mean()), low, high, above, below, 2.0 * 2.0**-size, error)
 
 
@@ -126,7 +126,7 @@ def relabelled(
         draws *= 2
     moved = shares < 1 - _TIE
     shifts = np.sort((value - found[moved]) / (1 - shares[moved]))
-    low, high = _ends(shifts, int((1 - level) / 2 * len(found)))
+    low, high = _ends(shifts, int((1 - level) / 2 * len(found) + _TIE))
     return Answer(value, low, high, above, below, 2 / counts, error)
 
 

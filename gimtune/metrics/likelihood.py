@@ -88,7 +88,11 @@ def likelihood(view: View) -> float:
 
 @metric(METRICS["loss"])
 def loss(view: View) -> Estimate:
-    """What the model minimises, with the standard error of its mean over minibatches, NaN of a single one."""
+    """What the model minimises, with the standard error of its mean over minibatches, NaN of a single one.
+
+    Of few minibatches the error is itself uncertain. On side p it is larger than the value's own: minibatches generate
+    as many images as the split has, and the likelihood's mean is over all that are generated.
+    """
     value = view.value("restriction") - view.value("likelihood")
     # by minibatches: some restrictions are of several codes together, and have no value for an image
     losses = view.once(("losses", view.split), list[float])
