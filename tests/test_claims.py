@@ -177,7 +177,7 @@ def test_families_are_named_in_all_ways(values: list[float], number: int) -> Non
 
 
 def test_an_interval_is_bounded_where_the_test_can_refuse() -> None:
-    """Three against three have twenty namings, of which one on either side is a tenth: 1 - .9 in binary is a bit less."""
+    """Of the twenty namings of three against three one on either side is a tenth; 1 - .9 in binary is a bit less."""
     x, ours = np.array([1.0, 2.0, 3.0, 10.0, 11.0, 12.0]), np.arange(6) > 2
     found = relabelled(x[:, None] - x, np.ones((6, 6), dtype=bool), ours, ~ours, 0.9, GENERATOR(0))
     assert found.p == pytest.approx(0.1)
