@@ -85,7 +85,8 @@ def keep(run: Path, name: str) -> Path:
         FileNotFoundError, ValueError: as `load` and `front`; the report must have been written.
     """
     study, folder = load(run), FOLDER / name
-    best = front(study.trials, study.objectives)
+    # what is kept of an earlier sitting is told of before it is written over
+    best, facts = front(study.trials, study.objectives), _facts(study)
     folder.mkdir(parents=True, exist_ok=True)
     trials = study.trials.drop(columns=[*_LONG], errors="ignore")
     trials["config"] = trials["config"].map(_elsewhere)
@@ -94,7 +95,7 @@ def keep(run: Path, name: str) -> Path:
     if trials["seconds"].mean() > _DEAR and (trials["config"] == study.trials["config"]).all():
         keep_rows(run, best, folder / "run")
     shutil.copy(run / "claims.csv", folder)
-    (folder / "run.json").write_text(json.dumps(_facts(study), indent=2) + "\n", encoding="utf-8")
+    (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     for key, kind in figures_of(best.objectives).items():
         if key in _FIGURES and (figure := kind.static(best, study.run)) is not None:
             _drawn(figure, folder / f"{key}.png")
@@ -119,6 +120,8 @@ def keep_rows(run: Path, best: Front, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     place = re.compile(r"^storage_path: .*$", re.MULTILINE)
     told = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    earlier = [*_taken_over(run, told)]
+    told |= {"earlier": earlier} if earlier else {}
     told["command"] = [word for word in told["command"] if not _of_a_place(word)]
     merged = {Path(place).name: made for place, made in told.pop("merged", {}).items()}
     told |= {"merged": merged} if merged else {}
@@ -173,12 +176,15 @@ def _facts(study: Study) -> dict[str, Any]:
 
 
 def _taken_over(run: Path, told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Environments of the runs beside it that a run took members from."""
+    """Environments of the runs that a run took members from: of kept ones, or of runs beside it."""
     for word in told["command"]:
         key, _, named = word.partition("=")
         if key == "reuse":
-            path = run.parent / Path(named).name / "environment.json"
-            yield json.loads(path.read_text(encoding="utf-8"))
+            kept = ROOT / named
+            path = (kept if kept.is_dir() else run.parent / Path(named).name) / "environment.json"
+            found = json.loads(path.read_text(encoding="utf-8"))
+            yield from found.pop("earlier", [])
+            yield found
 
 
 def _began(told: Mapping[str, Any]) -> float:
@@ -278,8 +284,10 @@ class Kept:
         return f"{self.facts['seconds'] / 60:.0f} minutes"
 
     def claim(self, key: str) -> str:
-        """A claim's verdict with its effect and interval, linked to its row."""
+        """A claim's verdict with its effect and interval, or that it takes more seeds, linked to its row."""
         row = self.claims.loc[key]
+        if str(row["note"]).startswith("takes two seeds"):
+            return f"[takes two seeds]({self.name}/index.md#{anchor(key)})"
         effect = "" if pd.isna(row["value"]) else f" ({row['value']:+.2f}, {between(row['low'], row['high'])})"
         return f"[{row['verdict']}{effect}]({self.name}/index.md#{anchor(key)})"
 
