@@ -193,7 +193,7 @@ def _began(told: Mapping[str, Any]) -> float:
 
 def _of_a_place(word: str) -> bool:
     # where a run lies and how it was watched changes no number
-    return word.partition("=")[0] in ("storage_path", "ray.dashboard", "ray.address", "resume", "reuse")
+    return word.partition("=")[0] in ("storage_path", "ray.dashboard", "ray.address", "resume", "reuse", "reuse.across")
 
 
 def _drawn(figure: Figure, path: Path) -> None:
@@ -234,6 +234,7 @@ def judge(folder: Path) -> None:
     found = claims(pd.read_parquet(folder / "trials.parquet"), np.random.default_rng(0)).table()
     for column in ("at_half", "at_whole"):
         found[column] = [before[column].get(key) for key in found["key"]]
+        found.loc[found["value"].isna() & found[column].notna(), column] = "not measured"
     found.to_csv(path, index=False)
 
 
