@@ -280,7 +280,7 @@ _metrics: dict[str, Metric] = {
             "sum of weight x divergence, as in the loss: a critic that trains says what it lost, no divergence",
         ),
         Metric("loss", _MIN, "nats", "-likelihood + restriction; its error is over minibatches", error=True),
-        Metric("mi_q", _MAX, "nats", "h(z) - h(z|x), q(z) as one Gaussian: of many images at least I_q", "Astorga 2022"),
+        Metric("mi_q", _MAX, "nats", "h(z) - h(z|x), q(z) one Gaussian: at least I_q, of many images", "Astorga 2022"),
         Metric("mi_p", _MAX, "nats", "lower bound of I_p, x drawn from p(x|z)", "Alemi & Fischer 2018 (GILBO)", True),
         Metric("mi_p_mean", _MAX, "nats", "the same, x the decoder's mean image", "Alemi & Fischer 2018 (GILBO)", True),
         Metric("mi_noised", _MAX, "nats", "mi_q of codes with noise of a tenth of each dimension's own deviation"),
