@@ -270,6 +270,16 @@ def test_arms_end_at_the_weight_of_best_fid() -> None:
     assert "takes two seeds" in alone["a_below"].note
     found = answers(pd.concat([trials, trials.assign(seed=1)]))
     assert (found["a_below"].value, found["a_above"].value) == (1.0, -1.0)
+    # a stretch of four without a direction is a number, and a model that is best at its weakest weight has none below
+    even = trials.assign(
+        fid=trials["weight"].map(dict(enumerate([4.0, 3.0, 2.0, 1.0, 9.0]))),
+        probe_codes=trials["weight"].map(dict(enumerate([0.7, 0.9, 0.6, 0.8, 0.1]))),
+    )
+    first = trials.assign(fid=trials["weight"] + 1.0)
+    kinds = [even[even["model"] == "a"], first[first["model"] == "b"], trials[trials["model"] == "c"]]
+    mixed = pd.concat(kinds).assign(test_fid=lambda t: t["fid"], test_probe_codes=lambda t: t["probe_codes"])
+    told = answers(pd.concat([mixed, mixed.assign(seed=1)]))["a_below"]
+    assert (told.value, told.models) == (pytest.approx((stats.kendalltau([4, 3, 2, 1], [7, 9, 6, 8])[0] + 1) / 2), 2)
     assert found["a_below"].verdict is TOO_FEW
     assert "3 models; it takes" in found["a_below"].note
 

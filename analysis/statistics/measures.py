@@ -124,6 +124,7 @@ def within_arm(x: str, y: str, arm: str) -> Measure:
             raise Unmeasured("takes two seeds: what chose the weight of best FID cannot measure what is beside it")
         lines = study.lines(study.line)
         table = np.zeros((len(study.folds), len(study.mean(x)), len(lines)))
+        there = np.zeros(len(lines), dtype=bool)
         for i, fold in enumerate(study.folds):
             costs = study.chosen_by("fid", fold)
             first, second = (study.measured(key, fold).astype(np.float32).astype(float) for key in (x, y))
@@ -134,9 +135,9 @@ def within_arm(x: str, y: str, arm: str) -> Measure:
                 here = here & known & np.isfinite(first[:, line]) & np.isfinite(second[:, line])
                 agreeing, *differ = _agreement(first[:, line], second[:, line], here)
                 table[i, :, k] = agreeing / np.sqrt(np.maximum(differ[0] * differ[1], 1))
+                # of as many lines in every draw: those where some turn of the first has pairs that differ
+                there[k] |= differ[0][0] * differ[1][0] > 0
         own = np.array([study.model[line[0]] for line in lines])
-        # of as many lines in every draw: those where some turn of the first has a number
-        there = table[:, 0].any(0)
         numbers = [average(np.where(there & (own == m), table.mean(0), np.nan)) for m in range(len(study.models))]
         found = Each(np.stack(numbers, axis=1))
         return Found((found,), each_model(study, found, "tau"))
