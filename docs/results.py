@@ -55,6 +55,7 @@ _TITLES = {
     "fashion_mnist": "Fashion-MNIST",
     "latent_size": "Size of the code",
     "elbo_paper": "Rate and distortion on binarised MNIST",
+    "iwae_paper": "A VAE of 50 codes on binarised MNIST",
     "infogan_paper": "InfoGAN's categories on MNIST",
 }
 #: What the pages say of a model at a weight, on the test split.
