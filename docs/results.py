@@ -35,7 +35,7 @@ from gimtune.analysis.statistics.verdicts import between
 from gimtune.analysis.tables import CONTEXT, Table, front_table
 from gimtune.analysis.text import number, rounded
 from gimtune.results.load import Study, load
-from gimtune.results.pareto import Front, front
+from gimtune.results.pareto import Front, front, log_distance
 from gimtune.results.store import Store
 from gimtune.results.tally import edges, levelling, unlevelled
 
@@ -211,10 +211,9 @@ def configurations(points: pd.DataFrame) -> pd.DataFrame:
     """
     wanted = ["fid", *_SHOWN, *_BESIDES]
     measured = [key for key in wanted if key in points]
-    groups = points.groupby([*_APART, "weight"], observed=True)
-    means = groups[measured].mean()
+    groups = points.assign(log_fid=log_distance(points["fid"])).groupby([*_APART, "weight"], observed=True)
+    means = groups[[*measured, "log_fid"]].mean()
     means["seeds"] = groups.size()
-    means["log_fid"] = np.log(points["fid"]).groupby([points[key] for key in (*_APART, "weight")], observed=True).mean()
     for key in measured:
         # of a mean over seeds: seeds alone
         error = groups[key].std() / np.sqrt(groups[key].count())
@@ -229,9 +228,14 @@ def best_weights(means: pd.DataFrame) -> pd.DataFrame:
 
 
 def judge(folder: Path) -> None:
-    """Write a kept run's claims anew, from its rows: what they say at half of the budget needs reports, and stays."""
+    """Write a kept run's claims anew, from its rows: what they say at half of the budget needs reports, and stays.
+
+    Where a search chose the members, which rows do not say, there are none to write.
+    """
     path = folder / "claims.csv"
     before = pd.read_csv(path).set_index("key")
+    if before["refused"].notna().any():
+        return
     found = claims(pd.read_parquet(folder / "trials.parquet"), np.random.default_rng(0)).table()
     for column in ("at_half", "at_whole"):
         found[column] = [before[column].get(key) for key in found["key"]]
@@ -286,12 +290,10 @@ class Kept:
         return f"{self.facts['seconds'] / 60:.0f} minutes"
 
     def claim(self, key: str) -> str:
-        """A claim's verdict with its effect and interval, or that it takes more seeds, linked to its row."""
+        """A claim's verdict with its effect and interval, linked to its row; that says why there is none."""
         row = self.claims.loc[key]
-        if str(row["note"]).startswith("takes two seeds"):
-            return f"[takes two seeds]({self.name}/index.md#{anchor(key)})"
-        effect = "" if pd.isna(row["value"]) else f" ({row['value']:+.2f}, {between(row['low'], row['high'])})"
-        return f"[{row['verdict']}{effect}]({self.name}/index.md#{anchor(key)})"
+        told = f"{row['verdict']} ({row['value']:+.2f}, {between(row['low'], row['high'])})"
+        return f"[{'not measured' if pd.isna(row['value']) else told}]({self.name}/index.md#{anchor(key)})"
 
     def effect(self, key: str) -> str:
         """A claim's effect, linked to its row."""

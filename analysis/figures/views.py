@@ -15,7 +15,7 @@ import pandas as pd
 from gimtune.analysis.statistics.attainment import Attainment, attainment
 from gimtune.analysis.statistics.sizes import weakest
 from gimtune.analysis.text import flags, number
-from gimtune.results.pareto import LOGARITHMIC, SMALLEST, Front, contributions
+from gimtune.results.pareto import LOGARITHMIC, Front, contributions, log_distance
 from gimtune.results.store import Value
 from gimtune.results.varied import varied
 from gimtune.vocabulary import METRICS, Direction, Match, Side
@@ -173,14 +173,11 @@ def sizes(points: pd.DataFrame, objectives: Mapping[str, Direction]) -> pd.DataF
     apart = [key for key in ("prior", "network", *_LINES, *varied(points)) if key in points and key != "latent_dim"]
     rows = measured(points[~points["collapsed"].astype(bool)], [x, y, *shown.values(), "weight", "latent_dim"])
     # as claims choose it
-    rows = rows.assign(chosen_by=np.log(rows[x].clip(lower=SMALLEST)) if x in LOGARITHMIC else rows[x])
+    rows = rows.assign(chosen_by=log_distance(rows[x]) if x in LOGARITHMIC else rows[x])
+    keys = ["chosen_by", *dict.fromkeys([x, y, *shown.values()])]
     found = []
     for (model, *_), group in rows.groupby(["model", *apart], dropna=False, observed=True):
-        means = (
-            group.groupby(["latent_dim", "weight"])[["chosen_by", *dict.fromkeys([x, y, *shown.values()])]]
-            .mean()
-            .reset_index()
-        )
+        means = group.groupby(["latent_dim", "weight"])[keys].mean().reset_index()
         lines = dict([*means.groupby("latent_dim")])
         if len(lines) < 2:
             continue

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from gimtune.results.equal import curves, objective
-from gimtune.results.pareto import SMALLEST
+from gimtune.results.pareto import log_distance
 from gimtune.results.varied import parameters, varied
 from gimtune.vocabulary import ALIKE
 
@@ -133,8 +133,8 @@ def gathered(
 
     def spread(column: str, logarithmic: bool = False) -> np.ndarray:
         values = np.full((size, seeds), np.nan)
-        numbers = trials[column].to_numpy(dtype=float)
-        values[of, slot] = np.log(np.maximum(numbers, SMALLEST)) if logarithmic else numbers
+        numbers = log_distance(trials[column]) if logarithmic else trials[column]
+        values[of, slot] = numbers.to_numpy(dtype=float)
         return np.where(np.isfinite(values), values, np.nan)
 
     def number(*columns: str) -> np.ndarray:

@@ -53,7 +53,7 @@ class Course:
 
     The errors are combined as those of independent measurements, and two evaluations of a member are not: they share
     the real images and the codes. So this is a tolerance, what other images would have changed, and not a test that
-    nothing moves: on digits the Frechet distances of two nearly equal generators differ by a ninth of it.
+    nothing moves.
 
     Args:
         watched: metrics with their directions.

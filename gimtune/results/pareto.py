@@ -35,7 +35,7 @@ ALL = "all"
 #: no single bad point decides of the volume.
 LOGARITHMIC = frozenset({"fid", "fid_expost", "recon_fid"})
 #: For a distance that is not positive, where its logarithm is taken.
-SMALLEST = 1e-6
+_SMALLEST = 1e-6
 #: Columns that say where the scale of a metric ends: what is reached without a model.
 ENDS: Mapping[str, str] = MappingProxyType(
     {
@@ -333,6 +333,11 @@ def collapsed(trials: pd.DataFrame) -> pd.Series:
     bounds = known[["mi_upper", "mi_q"]]
     above = bounds.where(bounds >= -COLLAPSED).min(axis=1).fillna(known["mi_noised"])
     return above.lt(COLLAPSED) | (above.isna() & known["active_units"].eq(0))
+
+
+def log_distance(distances: pd.Series) -> pd.Series:
+    """Logarithms of distances, by whose means over seeds a model's best weight is chosen: a ratio means the same."""
+    return pd.Series(np.log(distances.astype(float).clip(lower=_SMALLEST)))
 
 
 def why_left_out(

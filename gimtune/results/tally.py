@@ -10,11 +10,10 @@ import json
 import math
 from collections.abc import Iterable
 
-import numpy as np
 import pandas as pd
 
 from gimtune.results.course import enough
-from gimtune.results.pareto import SMALLEST, Front
+from gimtune.results.pareto import Front, log_distance
 from gimtune.vocabulary import ENDED, Direction, Status
 
 
@@ -187,7 +186,7 @@ def edges(points: pd.DataFrame) -> str:
     apart = ["prior", "latent_dim"]
     keys = ["model", *apart, "weight"]
     points = points.reindex(columns=[*keys, "fid"])
-    points = points.assign(fid=np.log(points["fid"].astype(float).clip(lower=SMALLEST)))
+    points = points.assign(fid=log_distance(points["fid"]))
     means = points.groupby(keys, observed=True, dropna=False)["fid"].mean().dropna().reset_index()
     several = [key for key in apart if len(means[key].unique()) > 1]
     found = []
