@@ -28,7 +28,7 @@ from gimtune.analysis.export.report import export, print_front
 from gimtune.analysis.figures.fronts import interactive_front, static_front
 from gimtune.analysis.figures.gallery import FIGURES, figures_of
 from gimtune.analysis.figures.look import STYLES, style
-from gimtune.results.load import pooled
+from gimtune.results.load import once, pooled
 from gimtune.results.store import Store, Value
 from gimtune.vocabulary import Status
 
@@ -497,3 +497,14 @@ def test_a_member_of_two_runs_stands_once_on_their_front(tmp_path, capsys):
     # each run's own front has it
     labels, every = pooled([load(tmp_path / name) for name in "ab"])
     assert every.groupby("run").size().to_dict() == dict(zip(labels, (2, 3), strict=True))
+
+
+def test_a_metric_that_was_added_in_one_run_does_not_count_its_members_twice(tmp_path):
+    shared = member(0, fid=10.0, probe_codes=0.8)
+    write(tmp_path / "a", [shared]).close()
+    write(tmp_path / "b", [{**shared, "kid": 3.0}, member(1, fid=5.0, probe_codes=0.7)]).close()
+    for order in ("ab", "ba"):
+        rows, told = once(pooled([load(tmp_path / name) for name in order])[1])
+        assert told == "1 member of several runs stands once, under the first"
+        assert len(rows) == 2
+        assert rows.loc[rows["trial"] == shared["trial"], "kid"].tolist() == [3.0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gimtune.files import replacing
@@ -15,7 +16,7 @@ def carry(taken: Iterable[tuple[Path, Iterable[str]]], folder: Path, store: Stor
 
     Args:
         taken: runs, and the names of the members that each gives.
-        store: of the new run, which is told what their environments' names mean.
+        store: of the new run, which is told what their environments' names mean, and which metrics were added to them.
     """
     rows: dict[str, Row] = {}
     reports: list[Row] = []
@@ -24,7 +25,7 @@ def carry(taken: Iterable[tuple[Path, Iterable[str]]], folder: Path, store: Stor
         samples = _by_member(run / "samples")
         with Store(run / "study.db") as there:
             found, told = there.whole(trials)
-            store.annotate(**{key: text for key, text in there.meta.items() if key.startswith("environment ")})
+            store.annotate(**_facts(there.meta, store.meta))
         reports += told
         for row in found:
             name, pack = str(row["trial"]), str(row["pack"])
@@ -35,6 +36,14 @@ def carry(taken: Iterable[tuple[Path, Iterable[str]]], folder: Path, store: Stor
             for path in samples.get(name, ()):
                 _copied(run, folder, f"samples/{path}")
     return rows, reports
+
+
+def _facts(theirs: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
+    """What a run says of its members' rows, with what is said of such rows already."""
+    found = {key: text for key, text in theirs.items() if key.startswith("environment ")}
+    columns = {one["key"]: one for meta in (theirs, ours) for one in json.loads(meta.get("metrics", "[]"))}
+    added = json.loads(theirs.get("added", "{}")) | json.loads(ours.get("added", "{}"))
+    return found | {"metrics": json.dumps([*columns.values()])} | ({"added": json.dumps(added)} if added else {})
 
 
 def carry_features(run: Path, folder: Path) -> None:

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from gimtune.results.constraints import marked, stated
 from gimtune.results.folder import absent
 from gimtune.results.pareto import OBJECTIVES
+from gimtune.results.same import measured
 from gimtune.results.store import EARLIER, RENAMED, Store
 from gimtune.results.varied import varied, with_varied
 from gimtune.vocabulary import ALIKE, IDENTITY, METRICS, PROGRESS, PROTOCOL, Metric, Status, declare
@@ -139,16 +141,34 @@ def pooled(studies: Sequence[Study]) -> tuple[list[str], pd.DataFrame]:
 def once(trials: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Pooled trials without the members that stand there twice, and what is to be said of it.
 
-    A member that several runs have, with the same numbers, is one member: its row is that of the first of them. With
-    other numbers, as of another machine, each has its own.
+    A member that several runs have, with the same numbers, is one member: its row is that of the first of them, with
+    what was measured in another alone. With other numbers, as of another machine, each has its own.
     """
-    known = {column for metric in METRICS.values() for column in metric.columns}
-    measured = [column for column in trials if str(column).removeprefix("test_") in known]
+    columns = sorted(measured() & {*trials})
+    numbers = trials[columns].astype(float).to_numpy(copy=True)
+    again: list[int] = []
     alike = [column for column in ("data", *ALIKE) if column in trials]
-    again = trials.duplicated(["trial", "status", *alike, *measured])
-    few = int(again.sum())
-    stand = "member of several runs stands" if few == 1 else "members of several runs stand"
-    return trials[~again].reset_index(drop=True), f"{few:,} {stand} once, under the first" if few else ""
+    groups = trials.groupby(["trial", "status", *alike], dropna=False, sort=False).indices
+    for places in (places for places in groups.values() if len(places) > 1):
+        kept: list[int] = []
+        for place in map(int, places):
+            one = next((one for one in kept if _agree(numbers[one], numbers[place])), None)
+            if one is None:
+                kept.append(place)
+            else:
+                numbers[one] = np.where(np.isnan(numbers[one]), numbers[place], numbers[one])
+                again.append(place)
+    if not again:
+        return trials, ""
+    filled = trials.assign(**dict(zip(columns, numbers.T, strict=True)))
+    stand = "member of several runs stands" if len(again) == 1 else "members of several runs stand"
+    told = f"{len(again):,} {stand} once, under the first"
+    return filled.drop(index=filled.index[again]).reset_index(drop=True), told
+
+
+def _agree(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two rows have the same numbers, as far as both have them."""
+    return bool((np.isnan(one) | np.isnan(other) | (one == other)).all())
 
 
 def text_file(run: Path, name: str) -> str | None:

@@ -16,9 +16,9 @@ from gimtune.results.carry import carry
 from gimtune.results.environment import mixed
 from gimtune.results.folder import absent, make_at, relative
 from gimtune.results.load import load, settings, text_file
-from gimtune.results.same import values
+from gimtune.results.same import together, values
 from gimtune.results.store import FORMAT, Row, Store
-from gimtune.vocabulary import ENDED, METRICS, Member, Status
+from gimtune.vocabulary import ENDED, Member, Status
 
 #: What the members of one run have in common, since their numbers compare by it.
 _COMMON = ("data.", "metrics.", "network.", "critic.", "plugins.", "watched.", "epochs", "evaluate_every", "patience")
@@ -70,6 +70,10 @@ def merge(runs: Sequence[Path], out: Path) -> list[str]:
             facts = {key: text for key, text in read[0].meta.items() if key not in ("format", *_OWN)}
             store.annotate(**facts | _together(read, sum(map(len, chosen.values()))))
             rows, reports = carry([(run.folder, chosen[run.named]) for run in read], fresh, store)
+            for row in (row for run in read for row in run.rows):
+                # what was added to a member in one of its runs alone
+                name = str(row["trial"])
+                rows[name] = {**rows[name], **(together(rows[name], row) or {})}
             store.plan(rows.values(), reports)
 
     if not make_at(out, fill):
@@ -158,7 +162,6 @@ def _environment(read: Sequence[_Run]) -> dict[str, Any]:
 
 
 def _together(read: Sequence[_Run], count: int) -> dict[str, str]:
-    metrics = {column["key"]: column for run in read for column in json.loads(run.meta.get("metrics", "[]"))}
     sources: dict[str, dict[str, str]] = {}
     for run in read:
         for kind, found in json.loads(run.meta.get("sources", "{}")).items():
@@ -166,29 +169,24 @@ def _together(read: Sequence[_Run], count: int) -> dict[str, str]:
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "members": str(count),
-        "metrics": json.dumps([*metrics.values()]),
-        **_added(read),
         "sources": json.dumps(sources),
         "merged": json.dumps([str(run.folder) for run in read]),
         "exhausted": "merged of runs, with the members that these have",
     }
 
 
-def _added(read: Sequence[_Run]) -> dict[str, str]:
-    """Where metrics come from that were added to any of the runs."""
-    found = [json.loads(run.meta["added"]) for run in reversed(read) if "added" in run.meta]
-    return {"added": json.dumps({key: origin for added in found for key, origin in added.items()})} if found else {}
-
-
 def _told(read: Sequence[_Run], chosen: Mapping[str, Sequence[str]], out: Path) -> list[str]:
     lines = []
-    every = {str(row["trial"]): row for run in read for row in run.rows if row["trial"] in {*chosen[run.named]}}
+    every: dict[str, Row] = {}
+    for run in read:
+        own = {*chosen[run.named]}
+        every |= {str(row["trial"]): row for row in run.rows if row["trial"] in own}
     for run in read:
         text = f"{len(chosen[run.named])} of {len(run.members)} members of {run.named}"
         doubles = [row for row in run.rows if every[str(row["trial"])] is not row]
         if doubles:
             text += f"; {len(doubles)} counted with another run's"
-        if others := sum(_numbers(row) != _numbers(every[str(row["trial"])]) for row in doubles):
+        if others := sum(together(every[str(row["trial"])], row) is None for row in doubles):
             text += f", {others} of them with other numbers"
         if left := len(run.members) - len(run.statuses):
             text += f"; {left} not ended, left out"
@@ -196,9 +194,3 @@ def _told(read: Sequence[_Run], chosen: Mapping[str, Sequence[str]], out: Path) 
     study = load(out, reports=False)
     lines.append(f"{len(study.trials)} members in {relative(out.resolve())}")
     return [*lines, *filter(None, [mixed(study.trials, study.meta)])]
-
-
-def _numbers(row: Row) -> dict[str, Any]:
-    """What is measured of a member, where anything is."""
-    named = {f"{split}{key}" for metric in METRICS.values() for key in metric.columns for split in ("", "test_")}
-    return {key: value for key, value in row.items() if key in named and value is not None}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from gimtune.vocabulary import Member, Status, identifying
+from gimtune.vocabulary import METRICS, Member, Status, identifying
 
 #: Ends that follow from a member's configuration: a rung or an error is the run's, and says nothing of another.
 LASTING = (Status.DONE, Status.DIVERGED)
@@ -40,6 +40,26 @@ def values(members: Iterable[Member]) -> dict[str, set[str]]:
         for key, value in _flat(identifying(json.loads(member.to_json()))):
             found.setdefault(key, set()).add(value if isinstance(value, str) else json.dumps(value))
     return found
+
+
+def measured() -> set[str]:
+    """The columns that hold what is measured of a member, on the validation split and on the test split."""
+    return {f"{split}{key}" for metric in METRICS.values() for key in metric.columns for split in ("", "test_")}
+
+
+def together(row: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a member's row becomes by another run's row of it, which may have been measured by more.
+
+    Returns:
+        Its numbers, and where added ones were measured; ``None`` where a number that both have differs.
+    """
+    known = measured()
+    ours, theirs = ({k: v for k, v in one.items() if k in known and v is not None} for one in (row, other))
+    if any(ours[key] != theirs[key] for key in ours.keys() & theirs.keys()):
+        return None
+    found = theirs | ours
+    made = [json.loads(one.get("added_in") or "{}") for one in (other, row)]
+    return found | ({"added_in": json.dumps(made[0] | made[1], sort_keys=True)} if any(made) else {})
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -210,6 +210,8 @@ class Store:
             names = ", ".join(map(_quoted, texts))
             stored = self._db.execute(f"SELECT {names} FROM trials WHERE trial=?", (trial,)).fetchone()
             merged = {key: {**json.loads(text or "{}"), **row[key]} for key, text in zip(texts, stored, strict=True)}
+            for name in [name for name in merged.get("reasons", ()) if name in row and name not in row["reasons"]]:
+                del merged["reasons"][name]
             values = {k: v for k, v in row.items() if k not in texts}
             values |= {key: json.dumps(value, sort_keys=True) for key, value in merged.items()}
             self._ensure("trials", values)
