@@ -64,6 +64,16 @@ BAD = [
     (["models=[ae]", "space.prior=vamp"], "models=ae with space.prior=vamp", "nothing looks at the prior"),
     (["models=[js_vae]", "space.prior=vamp"], "models=js_vae with space.prior=vamp", "posterior/js_joint"),
     (["models=[aae]", "space.prior=vamp", "encoder=implicit"], "models=aae with space.prior=vamp", "of posteriors"),
+    (
+        ["models=[{name: mine, restrictions: latent/kl}]", "space.prior=learned_mixture", "critic.log_prior=false"],
+        "models=mine with space.prior=learned_mixture",
+        "through log p(z) alone",
+    ),
+    (
+        ["models=[{name: mine, restrictions: latent/wgan_gp}]", "critic.log_prior=true"],
+        "models=mine with space.prior=normal and critic.log_prior=true",
+        "slope is near 1",
+    ),
     (["models=[aae]", "space.prior=infogan_code", "space.latent_dim=20"], "models=aae", "no gradient to the encoder"),
     (["models=[infogan]", "space.prior=infogan_code"], "space.latent_dim=8", "10 + 2"),
     (["critic.log_prior=true"], "space.prior=domain and critic.log_prior=true", "no density"),
@@ -394,6 +404,19 @@ def test_a_critics_settings_belong_to_members_with_critics():
     same = {m.model for m in one if m.trial in {o.trial for o in other}}
     assert same == {"vae"}
     assert all(m.critic["steps"] == 2 for m in other if m.model == "aae")
+
+
+def test_what_changes_no_number_is_no_part_of_a_name(tmp_path):
+    def names(*given):
+        return {m.trial for m in members(load(["models=[ae]", "space.seed=0", *given]))}
+
+    one = names("encoder=deterministic", "space.prior=normal")
+    assert len(one) == 1
+    swept = ["space.sigma_start={grid: [0.01, 0.3]}", "space.sigma_min={grid: [0.001, 0.01]}"]
+    assert names("encoder=deterministic", "space.prior=normal", *swept) == one
+    assert len(names("encoder=gaussian", "space.prior=normal", *swept)) == 4
+    (weights := tmp_path / "inception.pth").touch()
+    assert names("encoder=deterministic", "space.prior=normal", f"metrics.inception_weights={weights}") == one
 
 
 def test_the_wae_is_deterministic_unless_a_study_asks():

@@ -231,8 +231,12 @@ class Objective:
         return self.prior.tensors(
             constants.prior,
             parameters["prior"],
-            lambda flat: self.encode(parameters, flat.unflatten(1, self.image)),
+            lambda flat: self.encode(parameters, self._input(flat)),
         )
+
+    def _input(self, flat: Tensor) -> Tensor:
+        # where data are images an input lies where their pixels do
+        return (flat.sigmoid() if self.likelihood.bounded else flat).unflatten(1, self.image)
 
     def encode(self, parameters: Parameters, x: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean and standard deviation of images (n, *image): (n, d) each, float32."""

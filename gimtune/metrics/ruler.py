@@ -190,7 +190,7 @@ def _images(view: View) -> Samples:
 
 def _levels(view: View, images: Tensor) -> Tensor:
     # as the data are stored: else a critic would know images by grey values that are between theirs
-    return (images * view.data.scale).round() / view.data.scale
+    return images if view.data.vectors else (images * view.data.scale).round() / view.data.scale
 
 
 def _trained(
@@ -204,10 +204,17 @@ def _trained(
     return lambda views: in_parts(views, sampled, fitted)
 
 
+def _repeated(view: View) -> str:
+    # on the validation split the critic would be asked about images that it was trained on, also as held-out ones
+    return (
+        "the prior's images are too few to train a critic on some and ask it about others" if view.prior.images else ""
+    )
+
+
 @metric(METRICS["latent_js"])
 def latent_js(view: View) -> Estimate:
     """JS(q(z), p(z)) by a fresh critic of codes."""
-    if why := view.postponed:
+    if why := view.postponed or _repeated(view):
         return undefined(why)
     scale = Whitened if view.latent_dim <= _WHITENED else Scaled
     critic = view.together("latent critic", _trained("codes", _codes, scale, CODES))
@@ -222,7 +229,7 @@ def latent_js(view: View) -> Estimate:
 @metric(METRICS["data_js"])
 def data_js(view: View) -> Estimate:
     """JS(q(x), p(x)) by a fresh critic of images; generated ones are decoded means, as for the FID."""
-    if why := view.postponed:
+    if why := view.postponed or _repeated(view):
         return undefined(why)
     critic = view.together("data critic", _trained("images", _images, Scaled, IMAGES))
     if isinstance(critic, str):

@@ -222,10 +222,12 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
     for why in (refuses(model.side, prior, kind, bool(used)), *(r.refuses(prior, kind) for r in used)):
         if why:
             asked = "" if encoder in (model.encoder, prior.encoder) else f" and encoder={encoder}"
-            asked += " and critic.log_prior=true" if settings.get("log_prior") else ""
+            asked += f" and critic.log_prior={settings['log_prior']}".lower() if "log_prior" in settings else ""
             raise ConfigError(f"models={model.name} with space.prior={prior.name}{asked}: {why}")
-    # without a restriction the weight changes nothing: one member, not one per weight
+    # what changes nothing gives one member: a weight of no restriction, a deviation that the posterior has not
     weight = _number("weight", values.get("weight", 1.0), 0) if model.restrictions else 0.0
+    spread = values if kind.varies else {}
+    start = _first(spread.get("sigma_start"), config.training.sigma_start, sigma_start(model.side, used))
     own = {k: _number(k, values[k], -math.inf) for k in model.parameters if k in values}
     weights = model.weights(weight, latent_dim=latent_dim, pixels=pixels, cost=LIKELIHOODS[likelihood].cost, **own)
     restore = Restore(config.budget.restore)
@@ -255,13 +257,8 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
         batch_size=_number("batch_size", values.get("batch_size", config.training.batch_size), 4, whole=True),
         epochs=config.budget.epochs,
         evaluate_every=config.budget.evaluate_every,
-        sigma_min=_number("sigma_min", values.get("sigma_min", config.training.sigma_min), 0),
-        sigma_start=_number(
-            "sigma_start",
-            _first(values.get("sigma_start"), config.training.sigma_start, sigma_start(model.side, used)),
-            0,
-            above=True,
-        ),
+        sigma_min=_number("sigma_min", spread.get("sigma_min", config.training.sigma_min), 0),
+        sigma_start=_number("sigma_start", start, 0, above=True),
         shuffle_seed=config.seed,
         # a member that is measured in full is the one that it was before there was a choice
         metrics=_measured(config) | ({"measure": way} if (way := config.budget.measure) != "all" else {}),
@@ -276,6 +273,8 @@ def _member(config: Config, model: Model, values: Mapping[str, Any]) -> Member:
 
 def _measured(config: Config) -> dict[str, Any]:
     stated = config.metrics.model_dump()
+    if config.metrics.fid_features != "inception":
+        stated["inception_weights"] = None  # a place of files that nothing reads
     try:
         own = FEATURES[config.metrics.fid_features].identity(stated)
     except ValueError as error:

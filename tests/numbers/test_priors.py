@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import reference
 import torch
+from helpers import member
 from scipy import stats
 
 from gimtune.algebra.divergences import gaussian_log_prob
+from gimtune.algebra.objective import Objective
 from gimtune.algebra.priors import PRIORS, make_prior
 
 CASES = [
@@ -234,9 +236,17 @@ def test_draws_of_a_learned_prior_have_its_moments(name):
 
 def test_a_vamp_prior_is_the_posteriors_of_its_pseudo_inputs():
     _, start, encode, tensors = learned("vamp", components=5)
-    mu, sigma = encode(start["inputs"].sigmoid())
+    mu, sigma = encode(start["inputs"])
     assert tensors["means"].equal(mu)
     assert tensors["scale"].equal(sigma)
+
+
+@pytest.mark.parametrize(("likelihood", "inside"), [("gaussian", True), ("real_gaussian", False)])
+def test_pseudo_inputs_lie_where_the_data_do(likelihood, inside):
+    objective = Objective(member("vae", prior={"name": "vamp"}, likelihood=likelihood), (1, 1, 6))
+    seen = objective._input(torch.tensor([[-3.0, 3.0, 0.5, 0.0, 1.0, 2.0]]))
+    assert seen.shape == (1, 1, 1, 6)
+    assert bool(((seen > 0) & (seen < 1)).all()) is inside
 
 
 def test_an_infogan_code_is_one_hot_uniform_and_noise():

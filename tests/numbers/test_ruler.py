@@ -1,6 +1,7 @@
 """The ruler against known divergences: Gaussians, quadrature in one dimension, equal and collapsed distributions."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -234,15 +235,26 @@ def test_a_deterministic_encoder_has_a_js_and_no_kl(small):
     assert "deterministic" in view.estimate("latent_kl").reason
 
 
-@pytest.mark.parametrize("model", ["infogan", "cyclegan"])
-def test_priors_without_a_density_are_measured_by_samples(small, model):
-    prior = {} if model == "cyclegan" else {"prior": {"name": "infogan_code"}}
-    (view,) = views(small, trained(small, 2, member(model, **prior)))
+def test_a_prior_without_a_density_is_measured_by_samples(small):
+    (view,) = views(small, trained(small, 2, member("infogan", prior={"name": "infogan_code"})))
     for key in ("latent_js", "data_js"):
         found = view.estimate(key)
         assert -2 * found.error <= found.value <= LN2
         assert found.error < 0.05
     assert view.estimate("latent_kl").reason
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_prior_of_images_has_none_to_spare_for_a_critic(small, split):
+    (view,) = views(small, trained(small, 2, member("cyclegan")), split)
+    assert all("too few" in view.estimate(key).reason for key in ("latent_js", "data_js"))
+
+
+def test_generated_vectors_are_compared_as_they_are():
+    values = torch.tensor([[-0.7, 0.2, 1.6]])
+    assert ruler._levels(SimpleNamespace(data=SimpleNamespace(vectors=True, scale=1.0)), values).equal(values)
+    images = ruler._levels(SimpleNamespace(data=SimpleNamespace(vectors=False, scale=4.0)), values)
+    assert images.equal(torch.tensor([[-0.75, 0.25, 1.5]]))
 
 
 def test_generated_images_that_are_the_data_are_not_told_apart(small, monkeypatch):

@@ -21,7 +21,8 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, No
 from gimtune import parts
 
 Parameters = Mapping[str, Tensor]
-#: From images (n, pixels) to posterior means and standard deviations, (n, d) each.
+#: From pseudo-inputs (n, pixels), any real values, to posterior means and standard deviations, (n, d) each. Where data
+#: are images the inputs are brought to where pixels lie.
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 

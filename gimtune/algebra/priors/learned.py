@@ -40,7 +40,7 @@ class LearnedMixturePrior(GaussianMixture):
 @PRIORS.register
 @dataclass(frozen=True)
 class VampPrior(GaussianMixture):
-    """Mixture of the posteriors of learned pseudo-inputs u_k: p(z) = (1/K) sum q(z|u_k), pixels within [0, 1].
+    """Mixture of the posteriors of learned pseudo-inputs u_k: p(z) = (1/K) sum q(z|u_k).
 
     Source: Tomczak & Welling 2018, eq. 9 (500 pseudo-inputs there).
     """
@@ -62,5 +62,5 @@ class VampPrior(GaussianMixture):
         return {"inputs": torch.randn(self.components, pixels, generator=generator, device=generator.device)}
 
     def tensors(self, fixed: Parameters, learned: Parameters, encode: Encode) -> Parameters:
-        means, scale = encode(learned["inputs"].sigmoid())
+        means, scale = encode(learned["inputs"])
         return {"means": means, "scale": scale}

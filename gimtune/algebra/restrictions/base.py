@@ -75,7 +75,22 @@ class Restriction:
     def refuses(self, prior: Prior, encoder: Encoder = _GAUSSIAN) -> str | None:
         """Why it makes no sense with a prior and an encoder, or ``None``."""
         checks = (*self.checks, no_density, bounded) if self._with_prior else self.checks
-        return next((why for check in checks if (why := check(prior, encoder))), None)
+        why = next((why for check in checks if (why := check(prior, encoder))), None)
+        return why or self._unreached(prior) or self._steep() or None
+
+    def _unreached(self, prior: Prior) -> str:
+        held = self.known is not None or self._with_prior or "p" in PAIRS[self.match][1]
+        if not (prior.learned and self.critic and self.critic.kind == "kl") or held:
+            return ""
+        return (
+            f"a critic whose mean logit under q is the divergence trains a {prior.name} prior through log p(z) alone, "
+            "which critic.log_prior=false takes out of it"
+        )
+
+    def _steep(self) -> str:
+        if not (self.critic and self.critic.divergence.unit_slope and self._with_prior):
+            return ""
+        return "its critic's slope is near 1 by a penalty, which log p(z) outside of it would escape"
 
     def set(self, settings: Mapping[str, Any]) -> Restriction:
         """The same with settings of its critic replaced."""
