@@ -51,7 +51,8 @@ def space(study: str = "tradeoff", **overrides: Any) -> dict[str, Any]:
     """A study's space as a Tuner's ``param_space``.
 
     Every part has a key of its own, named as a study writes it without ``space.`` before it, with the condition that
-    it stands under: ``model``, ``latent_dim``, ``weight.vae``. Searchers of Ray's take no conditions, so every trial
+    it stands under: ``model``, ``latent_dim``, ``weight.vae``; and with the option of a list that it belongs to, where
+    another has a part of that name: ``prior.mixture.components``. Searchers of Ray's take no conditions, so every trial
     has a value for all, and uses those of its model and prior. A grid is a choice; parts with one value are left out.
     Entries may be replaced by domains of one's own, and a key of ``space.*`` that stands there as a whole replaces it:
     ``{**gimtune.tune.space(...), "weight": tune.loguniform(0.01, 10)}``.

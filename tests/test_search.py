@@ -10,12 +10,13 @@ import pytest
 from optuna.trial import Trial, TrialState
 
 from gimtune.results.store import Store
+from gimtune.study import space
 from gimtune.study.composition import dump, load
 from gimtune.study.messages import ConfigError
 from gimtune.study.resolve import members
 from gimtune.study.schema import SEQUENTIAL
 from gimtune.tuning.packs import key
-from gimtune.tuning.search import Proposals
+from gimtune.tuning.search import Proposals, _Parameters
 from gimtune.vocabulary import Status
 
 NOTHING = pd.DataFrame()
@@ -413,3 +414,52 @@ def test_a_kill_between_two_constraints_loses_none(tmp_path, monkeypatch):
     again = Proposals(config(*bound), tmp_path, pd.DataFrame([ended]))
     (told,) = again.study.get_trials()
     assert told.constraints == {"mi_q max": pytest.approx(0.02), "knn_codes min": 1.0}
+
+
+#: Two options with parts of one name, which Optuna takes no two lists of.
+ALIKE = [
+    "models=[wae_mmd]",
+    "space.latent_dim={randint: [4, 9]}",
+    "space.prior={choice: [{name: mixture, components: {choice: [3, 5]}}, "
+    "{name: learned_mixture, components: {choice: [10, 20]}}]}",
+    "space.network={choice: [{name: mlp, hidden: {choice: [[16], [24]]}}, "
+    "{name: mlp, hidden: {choice: [[8, 8], [12, 12]]}, activation: tanh}]}",
+]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", pytest.param("gp", marks=LONG)])
+def test_options_may_have_parts_of_one_name(tmp_path, sampler):
+    given = config(*ALIKE, sampler=sampler)
+    proposals = Proposals(given, tmp_path, NOTHING)
+    found = asked(proposals, 14, most=1)
+    assert {m.prior["name"] for m in found} == {"mixture", "learned_mixture"}
+    assert all(m.prior["components"] in ((3, 5) if m.prior["name"] == "mixture" else (10, 20)) for m in found)
+    assert {len(m.network["hidden"]) for m in found} == {1, 2}
+    before = {t.user_attrs["member"]: t.params for t in proposals.study.get_trials() if t.user_attrs}
+    # what is read off members is what was suggested
+    (tmp_path / "optuna.log").unlink()
+    again = Proposals(given, tmp_path, known_of(found))
+    assert {t.user_attrs["member"]: t.params for t in again.study.get_trials()} == before
+    assert not {one.trial for one in asked(again, 2)} & {one.trial for one in found}
+
+
+def test_a_member_is_read_as_the_option_that_spells_it_out():
+    chosen = {"name": "mlp", "hidden": [16]}
+    known = _Parameters({"network": chosen})
+    assert space.assign({"network": {"choice": [{"name": "mlp"}, chosen]}}, known)["network"] == chosen
+
+
+def test_a_warm_start_finds_the_options_of_members(tmp_path):
+    planned = members(load([*SPACE, "search=random", *ALIKE]))
+    with Store(tmp_path / "study.db", create=True) as store:
+        store.plan(
+            {"trial": m.trial, "model": m.model, "config": m.to_json(), "assignment": json.dumps(m.assignment)}
+            for m in planned
+        )
+        store.report([{**row(m), "epoch": 1} for m in planned])
+    (tmp_path / "new").mkdir()
+    proposals = Proposals(config(*ALIKE, f"search.warm_start={tmp_path}"), tmp_path / "new", NOTHING)
+    taken = proposals.study.get_trials()
+    assert len(taken) == len(planned)
+    for frozen, one in zip(taken, planned, strict=True):
+        assert frozen.params[f"space.prior.{one.prior['name']}.components"] == one.prior["components"]

@@ -129,3 +129,43 @@ def test_numbers_go_with_the_pixels_where_a_space_says_so():
 def test_what_cannot_be_multiplied_is_refused(asked, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         space.check("space.weight", asked)
+
+
+def test_no_name_of_a_part_has_two_meanings():
+    def named(*options, by="choice"):
+        found = [*space.parts({"prior": {by: [*options]}})]
+        seen = set()
+        for seed in range(40):
+            random = np.random.default_rng(seed)
+
+            def choose(name, kind, content, random=random):
+                seen.add(name)
+                return int(random.integers(len(content))) if kind in space.LISTS else content[0]
+
+            space.assign({"prior": {by: [*options]}}, choose)
+        assert seen == {*found}
+        return [name.removeprefix("space.prior") for name in found]
+
+    few, many = ({"name": name, "components": {"choice": sizes}} for name, sizes in (("a", [3, 5]), ("b", [10, 20])))
+    assert named("normal", few, many) == ["", ".a.components", ".b.components"]
+    # where names tell nothing, places do
+    assert named("normal", few, {**many, "name": "a"}) == ["", ".1.components", ".2.components"]
+    assert named("normal", {"uniform": [1, 2]}) == ["", ".1"]
+    assert named({"choice": [1, 2]}, {"choice": [3, 4]}) == ["", ".0", ".1"]
+    assert named({"name": "a", "scale": {"uniform": [1, 2]}}, {"name": "b", "scale": {"loguniform": [1, 2]}}) == [
+        *("", ".a.scale", ".b.scale")
+    ]
+    # as they were before, where a searcher takes one part for both
+    assert named("normal", few) == ["", ".components"]
+    assert named("normal", few, {**few, "name": "b"}) == ["", ".components"]
+    assert named("normal", few, {"name": "b", "components": {"grid": [3, 5]}}) == ["", ".components"]
+    assert named(few, {"name": "b", "scale": {"uniform": [1, 2]}}, by="grid") == ["", ".components", ".scale"]
+
+
+def test_an_option_whose_parts_are_conditional_has_its_own_names():
+    per = {"per": "model", "vae": {"choice": [1, 2]}, "default": 3}
+    spaces = {
+        "model": {"grid": ["vae", "ae"]},
+        "prior": {"choice": [{"name": "a", "scale": per}, {"name": "b", "scale": {**per, "vae": {"choice": [4, 5]}}}]},
+    }
+    assert [*space.parts(spaces)] == ["space.model", "space.prior", *(f"space.prior.{n}.scale.vae" for n in "ab")]

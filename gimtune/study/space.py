@@ -179,7 +179,8 @@ def parts(space: Mapping[str, Any]) -> dict[str, tuple[str, list[Any]]]:
                 found.setdefault(key, (kind, value[kind]))
                 if kind not in LISTS:
                     return [value[kind][0]]
-                return [concrete for inner in value[kind] for concrete in values(key, inner, done)]
+                options = zip(_within(key, value[kind]), value[kind], strict=True)
+                return [concrete for name, inner in options for concrete in values(name, inner, done)]
         # of a mapping, what is conditional on it is so by its name
         inside = {name: values(f"{key}.{name}", inner, done) for name, inner in value.items()}
         return [{**{name: first[0] for name, first in inside.items()}, "name": n} for n in inside.get("name", [None])]
@@ -233,5 +234,49 @@ def _one(key: str, value: Any, done: Assignment, choose: Choose) -> Any:
     for kind in KINDS:
         if kind in value:
             taken = choose(key, kind, value[kind])
-            return _one(key, value[kind][taken], done, choose) if kind in LISTS else taken
+            if kind not in LISTS:
+                return taken
+            return _one(_within(key, value[kind])[taken], value[kind][taken], done, choose)
     return {name: _one(f"{key}.{name}", inner, done, choose) for name, inner in value.items()}
+
+
+def _within(key: str, options: list[Any]) -> list[str]:
+    """What the parts of each option of a list are named under: the list's own key, as long as no name has two meanings.
+
+    Else an option adds its name, or its place in the list where options have none or share it.
+    """
+    if not any(isinstance(option, Mapping) for option in options):
+        return [key] * len(options)
+    known: dict[str, list[Any]] = {key: []}
+    if all(known.setdefault(name, asked) == asked for option in options for name, asked in _meanings(key, option)):
+        return [key] * len(options)
+    named = [option["name"] for option in options if isinstance(option, Mapping) and "name" in option]
+    distinct = all(isinstance(name, str) for name in named) and len({*named}) == sum(
+        isinstance(option, Mapping) for option in options
+    )
+    return [
+        f"{key}.{option['name'] if distinct else place}" if isinstance(option, Mapping) else key
+        for place, option in enumerate(options)
+    ]
+
+
+def _meanings(key: str, option: Any) -> Iterable[tuple[str, list[Any]]]:
+    """The names of an option's parts, each with what a searcher tells parts apart by; conditions are one name here."""
+    found: dict[str, list[Any]] = {}
+
+    def look(name: str, value: Any) -> None:
+        if not isinstance(value, Mapping):
+            return
+        kind = next((kind for kind in KINDS if kind in value), None)
+        if "per" in value or kind is None:
+            for key, inner in value.items():
+                look(f"{name}.{'*' if 'per' in value else key}", inner)
+            return
+        # the bounds of a range may be others in every question
+        found.setdefault(name, []).append(labels(value[kind]) if kind in LISTS else kind)
+        if kind in LISTS:
+            for within, inner in zip(_within(name, value[kind]), value[kind], strict=True):
+                look(within, inner)
+
+    look(key, option)
+    return found.items()

@@ -28,7 +28,7 @@ from gimtune.results.store import Store
 from gimtune.study import space
 from gimtune.study.messages import ConfigError
 from gimtune.study.resolve import member, whole_space
-from gimtune.study.schema import SECTIONS, Config
+from gimtune.study.schema import Config
 from gimtune.tuning.packs import key
 from gimtune.vocabulary import ENDED, Member, Status, identifying
 
@@ -348,32 +348,38 @@ class _Parameters:
         self.assignment: space.Assignment = {}
 
     def __call__(self, name: str, kind: str, content: list[Any]) -> Any:
-        path = name.split(".")[1:]
-        value = self.member[path[0]]
-        if path[0] in SECTIONS and isinstance(value, Mapping) and path[-1] in value:
-            value = value[path[-1]]
+        key, *below = name.split(".")[1:]
+        value = self.member[key]
+        # conditions and options of lists are in the name too, and no keys of what was chosen
+        for step in below:
+            if isinstance(value, Mapping) and step in value:
+                value = value[step]
         if kind in space.LISTS:
-            index = next((i for i, option in enumerate(content) if _same(option, value, path)), None)
-            if index is None:
+            fitting = [i for i, option in enumerate(content) if _may_be(option, value)]
+            if not fitting:
                 raise LookupError(name)
-            value, taken = space.labels(content)[index], index
+            # one that is spelled out before one that leaves something open
+            taken = next((i for i in fitting if content[i] == value), fitting[0])
+            value = space.labels(content)[taken]
         else:
-            if isinstance(value, Mapping):
-                value = value[path[-1]]
-            top = content[1] - 1 if kind == "randint" else content[1]
-            if not content[0] <= value <= top:
+            if not _may_be({kind: content}, value):
                 raise LookupError(name)
             taken = value
         self.distributions[name], self.values[name] = _distribution(kind, content), value
         return taken
 
 
-def _same(option: Any, value: Any, path: list[str]) -> bool:
-    if path[0] != "prior":
-        return bool(option == value)
-    if len(path) > 1 and path[-1] in value:
-        return bool(option == value[path[-1]])
-    # a name, or a mapping whose open parts are looked at next
-    name = option.get("name") if isinstance(option, Mapping) else option
-    given = option.items() if isinstance(option, Mapping) else ()
-    return bool(name == value["name"] and all(isinstance(v, Mapping) or value.get(k) == v for k, v in given))
+def _may_be(option: Any, value: Any) -> bool:
+    """Whether a value may come of an option of a list, whose open parts are looked at next."""
+    if not isinstance(option, Mapping):
+        # a prior may be named or spelled out
+        return bool(option == value or (isinstance(value, Mapping) and option == value.get("name")))
+    if "per" in option:
+        return any(_may_be(inner, value) for name, inner in option.items() if name != "per")
+    for kind in space.KINDS:
+        if kind in option and kind in space.LISTS:
+            return any(_may_be(inner, value) for inner in option[kind])
+        if kind in option:
+            low, high = option[kind]
+            return isinstance(value, int | float) and low <= value <= (high - 1 if kind == "randint" else high)
+    return isinstance(value, Mapping) and all(k in value and _may_be(inner, value[k]) for k, inner in option.items())
