@@ -167,6 +167,24 @@ def test_open_trials_are_brought_to_where_the_store_stands(tmp_path):
     assert tuple(told.values) == tuple(outcome(running).values())
 
 
+@pytest.mark.parametrize("told", [Status.DONE, Status.STOPPED])
+def test_a_member_that_optuna_was_told_of_before_the_store_is_no_new_one(tmp_path, told):
+    few = config("models=[wae_mmd]", "space.prior=normal", "space.latent_dim=4", "space.weight={grid: [0.1, 0.2]}")
+    proposals = Proposals(few, tmp_path, NOTHING)
+    one, other = proposals.ask(lambda first: 2)
+    proposals.tell(one.trial, told, outcome(one))
+    # a kill here
+    again = Proposals(few, tmp_path, known_of([one, other], **{m.trial: Status.PLANNED for m in (one, other)}))
+    assert again.ask(lambda first: 2) == []
+    for member in (one, other):
+        again.tell(member.trial, Status.DONE, outcome(member))
+    states = {t.user_attrs["member"]: t.state for t in again.study.get_trials() if t.user_attrs}
+    assert states == {
+        one.trial: TrialState.COMPLETE if told is Status.DONE else TrialState.PRUNED,
+        other.trial: TrialState.COMPLETE,
+    }
+
+
 @pytest.mark.parametrize(
     ("status", "values"),
     [

@@ -214,6 +214,10 @@ class Proposals:
                 self._tell(frozen.number, name, Status(rows[name]["status"]))
             else:
                 self._open[name] = frozen.number
+        for name, row in rows.items():
+            # Optuna is told before the store is: such a member is trained again, and is no new one
+            if row["status"] not in ENDED:
+                self._open.setdefault(name, None)
 
     def _enter(self, name: str, row: Mapping[str, Any]) -> None:
         """A member of the store as a trial of Optuna's, open or ended."""
