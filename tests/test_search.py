@@ -1,5 +1,6 @@
 """Optuna by ask and tell: what is suggested is a function of the seed and of what was told."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -7,6 +8,7 @@ import shutil
 
 import pandas as pd
 import pytest
+from optuna import Study
 from optuna.trial import Trial, TrialState
 
 from gimtune.results.store import Store
@@ -16,6 +18,7 @@ from gimtune.study.messages import ConfigError
 from gimtune.study.resolve import members
 from gimtune.study.schema import SEQUENTIAL
 from gimtune.tuning.packs import key
+from gimtune.tuning.plan import preflight
 from gimtune.tuning.search import Proposals, _Parameters
 from gimtune.vocabulary import Status
 
@@ -340,8 +343,15 @@ def test_a_warm_start_that_is_none_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"search\.warm_start=/nowhere: no run folder"):
         config("search.warm_start=/nowhere")
     (tmp_path / "study.db").write_text("not a database")
-    with pytest.raises(ConfigError, match="not a results store"):
-        Proposals(config(f"search.warm_start={tmp_path}"), tmp_path, NOTHING)
+    with pytest.raises(ConfigError, match=rf"search\.warm_start={tmp_path}: .*not a results store"):
+        preflight(config(f"search.warm_start={tmp_path}"))
+
+
+def test_a_warm_start_is_found_from_every_folder(tmp_path, monkeypatch):
+    (tmp_path / "warm").mkdir()
+    (tmp_path / "warm" / "study.db").touch()
+    monkeypatch.chdir(tmp_path)
+    assert config("search.warm_start=warm").search.warm_start == str(tmp_path / "warm")
 
 
 def test_a_search_goes_on_where_its_warm_start_has_gone(tmp_path):
@@ -354,6 +364,45 @@ def test_a_search_goes_on_where_its_warm_start_has_gone(tmp_path):
     shutil.rmtree(tmp_path / "warm")
     again = load([f"resume={tmp_path / 'run'}"])
     assert again.search == begun.search
+    # without its journal too, which would begin with those members
+    proposals = Proposals(again, tmp_path / "run", NOTHING)
+    (note,) = proposals.notes
+    assert f"search.warm_start={tmp_path / 'warm'}: the search goes on without its members" in note
+    assert asked(proposals, 1)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("entered", [0, 1, 3, 4])
+def test_a_warm_start_that_was_killed_is_made_whole(tmp_path, monkeypatch, entered):
+    planned = members(load([*SPACE, "models=[wae_mmd]", "search=random", "search.trials=4"]))
+    with Store(tmp_path / "study.db", create=True) as store:
+        store.plan({"trial": m.trial, "model": m.model, "config": m.to_json()} for m in planned)
+        store.report([{**row(m), "epoch": 1} for m in planned])
+    given = config("models=[wae_mmd]", f"search.warm_start={tmp_path}")
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole = Proposals(given, tmp_path / "whole", NOTHING)
+    first, left = Study.add_trial, [None] * entered
+
+    def killed(study, trial):
+        if not left:
+            raise Killed
+        left.pop()
+        first(study, trial)
+
+    with monkeypatch.context() as patched, contextlib.suppress(Killed):
+        patched.setattr(Study, "add_trial", killed)
+        Proposals(given, tmp_path / "killed", NOTHING)
+    again = Proposals(given, tmp_path / "killed", NOTHING)
+    values = [t.values for t in whole.study.get_trials()]  # noqa: PD011 - Optuna's
+    assert [t.values for t in again.study.get_trials()] == values  # noqa: PD011 - Optuna's
+    assert len(values) == 4
+    # once more changes nothing, and the study asks what it would have asked
+    more = [asked(one, 2) for one in (whole, Proposals(given, tmp_path / "killed", NOTHING))]
+    assert [m.trial for m in more[0]] == [m.trial for m in more[1]]
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,10 @@ def load(arguments: Sequence[str]) -> Config:
     config = validated(_compose(arguments))
     if config.resume is None:
         # a run that was begun has taken in what it starts from, which may be gone by now
-        if (start := config.search.warm_start) is not None and not (Path(start) / "study.db").is_file():
-            raise ConfigError(f"search.warm_start={start}: {folder.absent(Path(start))}")
-        return _placed(config)
+        placed = _placed(config)
+        if (start := placed.search.warm_start) is not None and not (Path(start) / "study.db").is_file():
+            raise ConfigError(f"search.warm_start={config.search.warm_start}: {folder.absent(Path(start))}")
+        return placed
     others = [a for a in arguments if not re.match(r"(resume|across|dry_run|(ray|stop)\.\w+)=", a)]
     if others:
         raise ConfigError(
@@ -66,11 +67,16 @@ def load(arguments: Sequence[str]) -> Config:
 
 
 def _placed(config: Config) -> Config:
-    """A configuration whose data are found from every folder: a run may be gone on with and opened elsewhere."""
-    given = {"root": config.data.root, "path": config.data.options.get("path")}
+    """A configuration whose files are found from every folder: a run may be gone on with and opened elsewhere."""
+    data, search = config.data, config.search
+    own = data.model_copy(update=_absolute(root=data.root, path=data.options.get("path")))
+    start = search.model_copy(update=_absolute(warm_start=search.warm_start))
+    return config.model_copy(update={"data": own, "search": start})
+
+
+def _absolute(**given: Any) -> dict[str, str]:
     files = {key: value for key, value in given.items() if isinstance(value, str) and "://" not in value}
-    places = {key: str(Path(value).expanduser().absolute()) for key, value in files.items()}
-    return config.model_copy(update={"data": config.data.model_copy(update=places)})
+    return {key: str(Path(value).expanduser().absolute()) for key, value in files.items()}
 
 
 #: What may stand in the first place, with arguments of its own.

@@ -29,7 +29,7 @@ from gimtune.training import default_device, made_by
 from gimtune.tuning.intact import changes, check_whole, missing
 from gimtune.tuning.mo_asha import make_rungs
 from gimtune.tuning.packs import Pack, check_share, packs, share
-from gimtune.tuning.reuse import Taken, taken_over
+from gimtune.tuning.reuse import Taken, check_start, taken_over
 from gimtune.vocabulary import ENDED, Member
 
 #: Workers that a cluster is taken to have when packs are made.
@@ -101,6 +101,8 @@ def preflight(config: Config) -> Plan:
     run = Path(config.resume).resolve() if config.resume else None
     if run:
         check_whole(run)
+    else:
+        check_start(config.search.warm_start)
     planned = _planned(run) if run else members(config)
     address = cluster_address(config)
     device = default_device() if config.resources.gpu else torch.device("cpu")

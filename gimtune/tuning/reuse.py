@@ -104,6 +104,21 @@ def taken_over(
     return tuple(found), tuple(notes)
 
 
+def check_start(start: str | None) -> None:
+    """Refuse an earlier run whose results a search cannot start from.
+
+    Raises:
+        ConfigError: there are none, or they cannot be read.
+    """
+    if start is None:
+        return
+    try:
+        with Store(Path(start) / "study.db") as store:
+            store.trials()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"search.warm_start={start}: {str(error).splitlines()[0]}") from None
+
+
 def _offer(named: str, run: Path, left: Mapping[str, Member], data: Dataset) -> _Offer:
     """
     Raises:

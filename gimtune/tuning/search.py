@@ -46,6 +46,8 @@ _FEW = 5
 #: What members of one pack may differ in.
 _FREE = ("space.weight", "space.seed")
 _OWN = "member"
+#: Of a trial: the member of an earlier run that it stands for; and of the study, whether all of these are there.
+_EARLIER, _ENTERED = "earlier", "entered"
 
 
 class Proposals:
@@ -75,9 +77,10 @@ class Proposals:
             directions=["minimize" if d == "min" else "maximize" for d in self.objectives.values()],
             load_if_exists=True,
         )
-        fresh = not self.study.get_trials(deepcopy=False)
-        if fresh:
+        if not self.study.get_trials(deepcopy=False):
             self.study.set_metric_names(list(self.objectives))
+            if config.search.warm_start:
+                self.study.set_user_attr(_ENTERED, False)
         #: Members that have not ended, by the number of Optuna's trial, where it has one.
         self._open: dict[str, int | None] = {}
         #: Members that have ended, with their objectives, where they have them.
@@ -87,7 +90,8 @@ class Proposals:
         #: Trials that failed before any other had done better.
         self._lost: list[int] = []
         self._reconcile({str(row["trial"]): row for row in _rows(known)})
-        if fresh and config.search.warm_start:
+        # a journal of before there was this mark is left as it is
+        if config.search.warm_start and self.study.user_attrs.get(_ENTERED) is False:
             self._warm_start(Path(config.search.warm_start))
         self._asked = len(self.study.get_trials(deepcopy=False))
 
@@ -241,23 +245,28 @@ class Proposals:
         try:
             with Store(run / "study.db") as store:
                 rows = store.trials()
-        except ValueError as error:
-            raise ConfigError(f"search.warm_start={run}: {error}") from None
+        except (OSError, ValueError) as error:
+            # it was there when the study began
+            self.notes.append(f"search.warm_start={run}: the search goes on without its members: {error}")
+            return
+        entered = {frozen.user_attrs.get(_EARLIER) for frozen in self.study.get_trials(deepcopy=False)}
         left: Counter[str] = Counter()
         for row in _rows(rows):
             known, values = self._parameters(row), self._judged(Status(row["status"]), row)
             why = self._incomparable(known, row) if values else "without objectives"
             if why:
                 left[why] += 1
-            elif known and values:
+            elif known and values and row["trial"] not in entered:
                 self.study.add_trial(
                     create_trial(
                         values=values,
                         params=known.values,
                         distributions=known.distributions,
+                        user_attrs={_EARLIER: row["trial"]},
                         constraints=self._beyond(row) or None,
                     )
                 )
+        self.study.set_user_attr(_ENTERED, True)
         told = f"{len(rows) - left.total()} of {len(rows)} members came in"
         others = "; ".join(f"{count} {why}" for why, count in left.most_common())
         self.notes.append(f"search.warm_start={run}: {told}" + (f"; left out: {others}" if others else ""))
