@@ -3,8 +3,10 @@
 import os
 import shutil
 import sqlite3
+import time
 
 import pytest
+from pyarrow import ArrowInvalid
 
 from gimtune.results import mirror
 from gimtune.results.store import Store
@@ -189,3 +191,26 @@ def test_wrong_addresses_are_refused(bucket):
         mirror.fetch(ADDRESS)
     with pytest.raises(OSError, match="nowhere"):
         mirror.check("s3://nowhere/x")
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("database or disk is full"), ArrowInvalid("?"), OSError()])
+def test_a_copy_that_fails_is_tried_again(tmp_path, monkeypatch, error):
+    copies, told = [], []
+
+    class Failing:
+        def __init__(self, run, address):
+            pass
+
+        def copy(self):
+            copies.append(1)
+            if len(copies) == 1:
+                raise error
+
+    monkeypatch.setattr(mirror, "Mirror", Failing)
+    monkeypatch.setattr(mirror, "EVERY", 0.01)
+    with mirror.mirrored(tmp_path, ADDRESS, told.append):
+        until = time.monotonic() + 60
+        while len(copies) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert len(copies) >= 3
+    assert told == [f"not copied to {ADDRESS}: {str(error) or 'OSError'}"]

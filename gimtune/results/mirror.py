@@ -170,15 +170,16 @@ class Mirror:
 
 @contextmanager
 def mirrored(run: Path, address: str, tell: Callable[[str], None]) -> Iterator[None]:
-    """Copy a run to an address every `EVERY` seconds, and at the end; a store that is away is told, and waited for."""
+    """Copy a run to an address every `EVERY` seconds, and at the end; what goes wrong is told and tried again."""
     mirror = Mirror(run, address)
     over = threading.Event()
 
     def copy() -> None:
         try:
             mirror.copy()
-        except OSError as error:
-            tell(f"not copied to {address}: {str(error).splitlines()[0]}")
+        # SQLite's errors and Arrow's are of many kinds, and any that is not caught would be the last copy
+        except Exception as error:
+            tell(f"not copied to {address}: {(str(error) or type(error).__name__).splitlines()[0]}")
 
     def keep() -> None:
         while not over.wait(EVERY):
