@@ -3,15 +3,19 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from gimtune.__main__ import main
 from gimtune.algebra.models import MODELS
 from gimtune.study import composition as configuration
+from gimtune.study import reading
 from gimtune.study.composition import load
 from gimtune.study.messages import ConfigError
 from gimtune.study.resolve import members
@@ -347,6 +351,46 @@ def test_a_configuration_survives_its_file(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"name": "x"}))
     with pytest.raises(ConfigError, match="missing"):
         configuration.reopened(tmp_path)
+
+
+#: Texts that look like numbers, in any of the ways that readers of YAML know; and any other.
+TEXTS = st.one_of(
+    st.from_regex(r"[-+]?[0-9_.]{0,3}[eE:.][-+]?[0-9_]{1,3}\.?", fullmatch=True),
+    st.sampled_from(["1e3", "7e2", "12e4567", "null", "on", "0x1f", "1:30", "2026-01-01", "=", "<<", "~", "???", ""]),
+    st.text(),
+)
+
+
+@cache
+def searched():
+    return load(["study=search", "search.trials=5"])
+
+
+@given(TEXTS)
+@example("1e3")
+@example("12e4567")
+@example("1_0e5")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_survives_its_file(tmp_path, text):
+    found = searched().model_copy(
+        update={
+            "storage_path": text.replace("://", ":/"),
+            "models": [{"name": text, "restrictions": []}],
+            "space": {"prior": {"name": text, text: text, "scale": {"uniform": [1e-9, 1e22]}}},
+        }
+    )
+    (tmp_path / "config.yaml").write_text(configuration.dump(found))
+    (tmp_path / "study.db").touch()
+    # of a text that OmegaConf takes for a reference, and cannot read, another reader is asked
+    assert reading.read(tmp_path / "config.yaml") == found.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("text", ["1e3", "12e4567", "7e2"])
+def test_a_study_of_any_name_can_be_gone_on_with(tmp_path, text):
+    config = load([f"storage_path={text}", f'name="{text}"'])
+    (tmp_path / "config.yaml").write_text(configuration.dump(config))
+    (tmp_path / "study.db").touch()
+    assert configuration.reopened(tmp_path) == config
 
 
 def test_help_names_every_key(capsys):

@@ -25,7 +25,7 @@ from gimtune import parts
 from gimtune.results import folder, mirror
 from gimtune.results.backup import KEPT
 from gimtune.study.messages import ConfigError
-from gimtune.study.reading import read
+from gimtune.study.reading import read, written
 from gimtune.study.schema import OPEN, SWEPT, Config, all_fields, is_list, keys, unknown, validated
 
 STUDIES = (Path(__file__).resolve().parents[1] / "studies").resolve()
@@ -157,7 +157,7 @@ def reopened(run: Path, results: bool = True) -> Config:
 
 def dump(config: Config) -> str:
     """A configuration as the YAML that `reopened` reads."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return written(config.model_dump(mode="json"))
 
 
 def _compose(arguments: list[str]) -> Any:

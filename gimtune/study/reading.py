@@ -1,7 +1,8 @@
-"""Files of YAML, read as Hydra reads them."""
+"""Files of YAML, read as Hydra reads them, and written for it."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from gimtune.study.messages import ConfigError
 
 #: Values that a file may stand for, and its bytes.
 _VALUES, _BYTES = 100_000, 2**22
+#: What may be a number to some reader: ``1e3`` is one to OmegaConf, and text in YAML 1.1.
+_NUMBER = re.compile(r"[-+.]*\d[\d_.:eE+-]*")
 
 
 def read(path: Path) -> Any:
@@ -46,3 +49,23 @@ def _values(node: yaml.Node | None, known: dict[int, int]) -> int:
         below = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
         known[id(node)] = 1 + sum(_values(part, known) for part in below)
     return known[id(node)]
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if _NUMBER.fullmatch(text) else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def written(content: Any) -> str:
+    """The YAML that `read` makes the same of.
+
+    >>> written({"name": "1e3", "weight": 0.5})
+    "name: '1e3'\\nweight: 0.5\\n"
+    """
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False)
