@@ -1,6 +1,7 @@
 """The command line: what it composes, and what it says of bad input."""
 
 import os
+import signal
 import subprocess
 import sys
 from functools import cache
@@ -9,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hydra.errors import ConfigCompositionException
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from omegaconf.errors import OmegaConfBaseException
 
 from gimtune.__main__ import main
 from gimtune.algebra.models import MODELS
+from gimtune.interruption import Interrupted
 from gimtune.study import composition as configuration
 from gimtune.study import reading
 from gimtune.study.composition import load
@@ -391,6 +395,23 @@ def test_a_study_of_any_name_can_be_gone_on_with(tmp_path, text):
     (tmp_path / "config.yaml").write_text(configuration.dump(config))
     (tmp_path / "study.db").touch()
     assert configuration.reopened(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "said"),
+    [
+        (OmegaConfBaseException("why\nand where"), 2, "why"),
+        (OmegaConfBaseException(), 2, "ConfigCompositionException"),
+        (Interrupted(signal.SIGTERM), 143, "Interrupted."),
+    ],
+)
+def test_what_hydra_has_no_words_for_is_no_traceback(monkeypatch, capsys, cause, code, said):
+    def composed(*arguments, **options):
+        raise ConfigCompositionException from cause
+
+    monkeypatch.setattr(configuration.hydra, "compose", composed)
+    assert main(["dry_run=true"]) == code
+    assert capsys.readouterr().err.strip() == said
 
 
 def test_help_names_every_key(capsys):

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gimtune import parts
 from gimtune.results import folder, mirror
 from gimtune.results.backup import KEPT
-from gimtune.study.messages import ConfigError
+from gimtune.study.messages import ConfigError, first_line
 from gimtune.study.reading import read, written
 from gimtune.study.schema import OPEN, SWEPT, Config, all_fields, is_list, keys, unknown, validated
 
@@ -196,7 +196,7 @@ def _compose(arguments: list[str]) -> Any:
     try:
         return OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{error.full_key}: {first_line(error)}") from None
 
 
 def _parsed(argument: str) -> Any:
@@ -239,9 +239,10 @@ def _hydra(arguments: list[str], own: Path | None) -> tuple[DictConfig, str]:
         group, _, name = str(error.missing_cfg_file or "").rpartition("/")
         raise ConfigError(f"{group}={name}: {parts.allowed(name, error.options or options(group))}") from None
     except ConfigCompositionException as error:
-        raise ConfigError(_composition(str(error), arguments)) from None
+        found = re.search(r"Could not (?:override|append|delete)[^']*'([^']+)'", str(error))
+        raise ConfigError(unknown(found[1].split("@")[0]) if found else first_line(error)) from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(str(error).splitlines()[0]) from None
+        raise ConfigError(first_line(error)) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"a study file is not YAML: {' '.join(str(error).split())}") from None
     assert isinstance(composed, DictConfig)
@@ -368,14 +369,6 @@ def _files(group: str, option: str, own: Path | None) -> list[Path]:
     """The file of a group's option, in our folder or in the one where the user stands; empty where there is none."""
     places = (folder / group / f"{option}.yaml" for folder in (STUDIES, own) if folder)
     return [path for path in places if path.is_file()]
-
-
-def _composition(message: str, arguments: Sequence[str]) -> str:
-    found = re.search(r"Could not (?:override|append|delete)[^']*'([^']+)'", message)
-    if not found:
-        return message.splitlines()[0]
-    key = found[1].split("@")[0]
-    return unknown(key)
 
 
 def options(group: str) -> list[str]:

@@ -29,6 +29,25 @@ class ConfigError(ValueError):
     """Bad input, in words for the person who gave it."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, or that which it came from, or its kind.
+
+    >>> first_line(ValueError("one\\ntwo"))
+    'one'
+
+    Raises:
+        KeyboardInterrupt: it came from the program being asked to end.
+    """
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return next((str(one).strip().splitlines()[0] for one in chain if str(one).strip()), type(error).__name__)
+
+
 def rule(error: Any) -> str:
     """What is allowed where pydantic found an error.
 
