@@ -138,11 +138,12 @@ def fill(plan: Plan, run: Path) -> None:
         )
         known, reports = carry(plan.taken, run, store)
         named = {member.trial: pack_name(pack) for pack in plan.packs for member in pack}
+        begun = {*known, *named}
         store.plan(
             (
                 {**known.get(member.trial, {"pack": named.get(member.trial)}), **identity(config, member)}
                 for member in plan.planned
-                if member.trial in {**known, **named}
+                if member.trial in begun
             ),
             reports,
         )

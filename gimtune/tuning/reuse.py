@@ -98,7 +98,8 @@ def taken_over(
         names = tuple(str(row["trial"]) for row in offer.rows)
         found.append(Taken(run, names))
         notes.append(_told(config, offer, different))
-        left = {trial: member for trial, member in left.items() if trial not in names}
+        gone = {*names}
+        left = {trial: member for trial, member in left.items() if trial not in gone}
     if config.reuse:
         notes.append(f"{len(left)} of {len(members)} members {_are(len(left))} to be trained")
     return tuple(found), tuple(notes)
