@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import pandas as pd
@@ -20,7 +22,9 @@ from hypothesis import given
 from gimtune import analysis
 from gimtune.results.pareto import fronts_by
 from gimtune.results.store import Store
+from gimtune.study.composition import load
 from gimtune.tuning.attempts import MOST, Attempts
+from gimtune.tuning.launch import identity
 from gimtune.tuning.packs import as_text, check_share, packs, rows_of, share
 from gimtune.tuning.retention import Retention
 from gimtune.vocabulary import METRICS, Status
@@ -285,6 +289,28 @@ def test_an_infeasible_member_takes_no_feasible_ones_weights(tmp_path):
         store.report(rows)
         Retention(store, tmp_path, {"fid": "min", "probe_codes": "max"})
     assert {path.stem for path in (tmp_path / "members").iterdir()} == {"best", "last"}
+
+
+@pytest.mark.parametrize("data", [{"name": "images", "path": "/here/mine.npz"}, {"name": "mnist", "binarized": 3}])
+def test_weights_that_are_dominated_go_after_a_resume_too(tmp_path, data):
+    (tmp_path / "members").mkdir()
+    one = replace(member("vae"), data={**data, "seed": 0})
+    rows = [
+        {"trial": name, "status": "done", "epoch": 1, "fid": fid, "probe_codes": 0.9, "fid_features": "a"}
+        | {"checkpoint": f"members/{name}.pt"}
+        for name, fid in (("before", 1.0), ("after", 9.0))
+    ]
+    for row in rows:
+        (tmp_path / row["checkpoint"]).touch()
+    config = load(["study=tradeoff"])
+    with Store(tmp_path / "study.db", create=True) as store:
+        store.plan({**identity(config, one), "trial": row["trial"]} for row in rows)
+        store.report(rows[:1])
+        retention = Retention(store, tmp_path, {"fid": "min", "probe_codes": "max"})
+        store.report(rows[1:])
+        trial = SimpleNamespace(config={"pack": {"members": [one.to_json()]}})
+        retention.on_trial_result(0, [], trial, {"members": as_text(rows[1:])})
+    assert {path.stem for path in (tmp_path / "members").iterdir()} == {"before"}
 
 
 def namespace() -> bool:

@@ -11,7 +11,7 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +33,7 @@ from gimtune.study.machine import check_storage
 from gimtune.study.messages import ConfigError
 from gimtune.study.schema import Config
 from gimtune.training import pack_name
-from gimtune.tuning.packs import Pack, asked, longest_first
+from gimtune.tuning.packs import Pack, asked, called, longest_first
 from gimtune.tuning.plan import Plan, to_go
 from gimtune.vocabulary import ENDED, Member, Metric
 
@@ -369,13 +369,6 @@ def _trial_name(trial: Any) -> str:
     return f"{first.model}-{first.prior['name']}-{first.trial}"
 
 
-def _called(data: Mapping[str, Any]) -> str:
-    """A data set's name, with what tells it from others that are read in the same way."""
-    one = data.get("dataset") or (Path(data["path"]).name if data.get("path") else "")
-    binary = ["binarized"] if data.get("binarized") else []
-    return ":".join(filter(None, [str(data["name"]), one, *binary]))
-
-
 def identity(config: Config, member: Member) -> dict[str, Any]:
     """Columns of a member that say what it is."""
     return {
@@ -390,7 +383,7 @@ def identity(config: Config, member: Member) -> dict[str, Any]:
         "weight": member.weight,
         "latent_dim": member.latent_dim,
         "seed": member.seed,
-        "data": _called(member.data),
+        "data": called(member.data),
         "network": member.network["name"],
         "config": member.to_json(),
         "assignment": json.dumps(member.assignment),

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -176,3 +177,10 @@ def _bytes(objective: Objective, member: Member, image: tuple[int, int, int], de
     """Of memory that a member's training takes, about."""
     units = 2 * math.prod(image) + objective.units
     return 4 * (_COPIES[device] * sum(p.numel() for p in objective.weights) + _KEPT * member.batch_size * units)
+
+
+def called(data: Mapping[str, Any]) -> str:
+    """A data set's name, with what tells it from others that are read in the same way."""
+    one = data.get("dataset") or (Path(data["path"]).name if data.get("path") else "")
+    binary = ["binarized"] if data.get("binarized") else []
+    return ":".join(filter(None, [str(data["name"]), one, *binary]))

@@ -13,7 +13,7 @@ from ray.tune import Callback
 from gimtune.results.backup import back_up
 from gimtune.results.constraints import stated, violation
 from gimtune.results.store import Store
-from gimtune.tuning.packs import rows_of
+from gimtune.tuning.packs import called, rows_of
 from gimtune.vocabulary import ENDED, Direction, Member
 
 #: Seconds between two copies of the results.
@@ -65,7 +65,7 @@ class Retention(Callback):
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         shared = Member.from_json(trial.config["pack"]["members"][0])
-        group = {"model": shared.model, "data": shared.data["name"]}
+        group = {"model": shared.model, "data": called(shared.data)}
         ended = [row for row in rows_of(result).values() if row["status"] in ENDED]
         self._drop([name for row in ended for name in self._take({**group, **row})])
 
