@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import gzip
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -431,6 +432,50 @@ def test_three_hundred_members_with_pictures_are_three_megabytes_at_most(tmp_pat
     assert len(told) == 300
     assert all(point["samples"] and point["reconstructed"] for point in told)
     assert path.stat().st_size < 3_000_000
+
+
+def clothes(random: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    """A grid of blurred patches as large as MNIST's images, with its frames, which alone have this brightness."""
+    images = random.integers(100, 256, size=(rows, columns, 7, 7)).repeat(4, 2).repeat(4, 3)
+    framed = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=76)
+    return framed.transpose(0, 2, 1, 3).reshape(rows * 30, columns * 30).astype(np.uint8)
+
+
+def test_grids_without_room_are_cut_between_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    grids = {"samples": (8, 8), "reconstructed": (8, 8), "traversals": (9, 8), "neighbours": (4, 10)}
+    (tmp_path / "samples").mkdir()
+    for i in range(10):
+        for kind, (rows, columns) in grids.items():
+            name = f"t{i}" + ("" if kind == "samples" else f"-{kind}")
+            Image.fromarray(clothes(random, rows, columns)).save(tmp_path / "samples" / f"{name}.png")
+    wanted = [
+        (f"m{i}", tmp_path, f"t{i % 10}", kind)
+        for i in range(300)
+        for kind in grids
+        if kind in pictures.COMMON or i < 5
+    ]
+    found = pictures.gathered(wanted)
+    assert found.left_out == 0
+    assert sum(map(len, found.strips)) < pictures.ROOM
+    strips = [np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("L")) for text in found.strips]
+    for i in range(300):
+        assert found.places[f"m{i}"].keys() == ({*grids} if i < 5 else {*pictures.COMMON})
+        for kind, (strip, top, width, height) in found.places[f"m{i}"].items():
+            assert (height % 30, width % 30) == (0, 0)
+            if kind in pictures.COMMON:
+                assert (height < 240, height % 60) == (True, 0)
+            else:
+                assert (height, width) == (30 * grids[kind][0], 30 * grids[kind][1])
+            shown = strips[strip][top : top + height, :width]
+            # the last lines are frame: no image is cut
+            assert max(shown[-1].max(), shown[:, -1].max()) < 150
+    few = pictures.gathered([one for one in wanted if one[0] in ("m0", "m1")])
+    assert few.places["m0"]["samples"][2:] == (240, 240)
+    monkeypatch.setattr(pictures, "ROOM", 100_000)
+    short = pictures.gathered(wanted)
+    assert short.left_out
+    assert all("samples" in kinds for kinds in short.places.values())
 
 
 @pytest.mark.slow

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-#: Kinds of pictures, and what they show. All members have the first two; members on a front have all.
+#: Kinds of pictures, and what they show, the most wanted first. All members have two; members on a front have all.
 KINDS: Mapping[str, str] = {
     "samples": "samples from the prior",
     "reconstructed": "test images, each above its reconstruction",
@@ -28,11 +29,21 @@ ROOM = 2_200_000
 _GREYS = 16
 #: Of a strip: more pictures are no smaller, and take longer to unpack when one of them is looked at.
 _STRIP = 32
-#: Wider or higher grids lose by compression what is not seen, and show a part of their images.
+#: Wider or higher grids lose by compression what is not seen.
 _LARGE = 128
-#: Of ten rows and columns: rows of reconstructions come in pairs.
-_ROWS, _COLUMNS = 4, 5
+#: Shares of the rows and columns of a grid that all members have, where whole ones find no room.
+_PARTS = ((1, 1), (0.75, 1), (0.5, 1), (0.5, 0.75), (0.5, 0.5), (0.25, 0.5), (0.25, 0.25))
 _FILE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+#: What it is called on the page, the run folder, the trial, and the kind.
+Wanted = tuple[str, Path, str, str]
+
+
+class _Shown(NamedTuple):
+    name: str
+    pixels: np.ndarray
+    exact: bool
 
 
 class Strips(NamedTuple):
@@ -49,47 +60,87 @@ class Strips(NamedTuple):
     left_out: int
 
 
-def gathered(wanted: Iterable[tuple[str, Path, str, str]]) -> Strips:
-    """Pictures in strips, until `ROOM` is used up.
+def gathered(wanted: Iterable[Wanted]) -> Strips:
+    """Pictures in strips: kind by kind, whole while there is room for all, and until `ROOM` is used up.
+
+    Where there is not, grids of the kinds that all members have show a part of their images; kinds that few have take
+    up to half of the room.
 
     Args:
-        wanted: what each is called on the page, the run folder, the trial, and the kind; those first that must not be
-            missing.
+        wanted: pictures, those of a kind that must not be missing before its others.
     """
+    kinds: dict[str, list[Wanted]] = {kind: [] for kind in KINDS}
+    for one in wanted:
+        kinds[one[3]].append(one)
+    part = _fitting(kinds)
     strips: list[str] = []
     places: dict[str, dict[str, tuple[int, int, int, int]]] = {}
-    open_strips: dict[tuple[str, tuple[int, ...]], list[tuple[str, np.ndarray]]] = {}
     used = left_out = 0
-
-    def close(key: tuple[str, tuple[int, ...]]) -> None:
-        nonlocal used, left_out
-        held = open_strips.pop(key)
-        if used >= ROOM:
-            left_out += len(held)
-            return
-        height, width = key[1][:2]
-        strips.append(_encoded(np.concatenate([pixels for _, pixels in held])))
-        used += len(strips[-1])
-        for i, (name, _) in enumerate(held):
-            places.setdefault(name, {})[key[0]] = (len(strips) - 1, i * height, width, height)
-
-    for name, run, trial, kind in wanted:
-        if (pixels := _pixels(run, trial + ("" if kind == "samples" else f"-{kind}"))) is None:
-            continue
-        if kind in COMMON and max(pixels.shape[:2]) > _LARGE:
-            pixels = pixels[: pixels.shape[0] * _ROWS // 10, : pixels.shape[1] * _COLUMNS // 10]
-        key = (kind, pixels.shape)
-        open_strips.setdefault(key, []).append((name, pixels))
-        if len(open_strips[key]) == _STRIP:
-            close(key)
-    for key in [*open_strips]:
-        close(key)
+    for kind, of in kinds.items():
+        for held in _stacked(of, part if kind in COMMON else (1, 1)):
+            if used >= ROOM:
+                left_out += len(held)
+                continue
+            height, width = held[0].pixels.shape[:2]
+            strips.append(_encoded([shown.pixels for shown in held], held[0].exact))
+            used += len(strips[-1])
+            for i, shown in enumerate(held):
+                places.setdefault(shown.name, {})[kind] = (len(strips) - 1, i * height, width, height)
     return Strips(strips, places, left_out)
 
 
-def _encoded(pixels: np.ndarray) -> str:
-    out = io.BytesIO()
-    exact = pixels.ndim == 2 and pixels.shape[1] <= _LARGE
+def _fitting(kinds: Mapping[str, Sequence[Wanted]]) -> tuple[float, float]:
+    """The largest part of the grids that finds room, by what some of them take as a whole."""
+    common = few = 0.0
+    for kind, wanted in kinds.items():
+        some = wanted[:: max(1, math.ceil(len(wanted) / _STRIP))]
+        taken = sum(len(_encoded([one.pixels for one in held], held[0].exact)) for held in _stacked(some, (1, 1)))
+        total = taken * len(wanted) / max(1, len(some))
+        common, few = (common + total, few) if kind in COMMON else (common, few + total)
+    room = 0.95 * ROOM - min(few, ROOM / 2)
+    return next((part for part in _PARTS if common * math.prod(part) <= room), _PARTS[-1])
+
+
+def _stacked(wanted: Iterable[Wanted], part: tuple[float, float]) -> Iterator[list[_Shown]]:
+    """Pictures of one size, up to `_STRIP` at a time."""
+    open_strips: dict[tuple[int, ...], list[_Shown]] = {}
+    for name, run, trial, kind in wanted:
+        if (pixels := _pixels(run, trial + ("" if kind == "samples" else f"-{kind}"))) is None:
+            continue
+        exact = pixels.ndim == 2 and max(pixels.shape) <= _LARGE
+        pixels = _cut(pixels, part)
+        held = open_strips.setdefault(pixels.shape, [])
+        held.append(_Shown(name, pixels, exact))
+        if len(held) == _STRIP:
+            yield open_strips.pop(pixels.shape)
+    yield from open_strips.values()
+
+
+def _cut(pixels: np.ndarray, part: tuple[float, float]) -> np.ndarray:
+    """A part of a grid: whole images, in an even number of rows, for test images stand above their reconstructions."""
+    if part == (1, 1):
+        return pixels
+    height, width = (_pitch(lines) for lines in (pixels, pixels.swapaxes(0, 1)))
+    rows, columns = pixels.shape[0] // height, pixels.shape[1] // width
+    if rows * columns == 1:  # a plot, no grid
+        size = [max(1, round(length * math.sqrt(math.prod(part)))) for length in pixels.shape[1::-1]]
+        return np.asarray(Image.fromarray(pixels).resize((size[0], size[1]), Image.Resampling.LANCZOS))
+    rows, columns = min(rows, max(2, int(rows * part[0]) // 2 * 2)), max(1, int(columns * part[1]))
+    return pixels[: rows * height, : columns * width]
+
+
+def _pitch(lines: np.ndarray) -> int:
+    """How many lines an image of a grid takes with its frame: the fewest with nothing but frame at both of its ends."""
+    total = len(lines)
+    framed = (lines == lines[0, 0]).reshape(total, -1).all(1)
+    for pitch in range(3, total):
+        if not total % pitch and framed[::pitch].all() and framed[pitch - 1 :: pitch].all():
+            return pitch
+    return total
+
+
+def _encoded(pictures: Sequence[np.ndarray], exact: bool) -> str:
+    out, pixels = io.BytesIO(), np.concatenate(pictures)
     if exact:
         steps = np.rint(pixels.astype(float) * (_GREYS - 1) / 255)
         pixels = np.rint(steps * 255 / (_GREYS - 1)).astype(np.uint8)

@@ -57,9 +57,10 @@ def pictured(drawn: pd.DataFrame, models: Mapping[str, Front], runs: Mapping[str
     first = {group.rows.index[0] for group in models.values() if len(group.rows)}
     whole = [*(drawn["on_front"].to_numpy(dtype=bool) | drawn.index.isin(first))]
     rows = [*zip(range(len(drawn)), drawn["run"], drawn["trial"], whole, strict=True)]
-    wanted = [(str(i), runs[run], str(trial), kind) for i, run, trial, every in rows if every for kind in KINDS]
-    wanted += [(str(i), runs[run], str(trial), kind) for i, run, trial, every in rows if not every for kind in COMMON]
-    return gathered(wanted)
+    rows.sort(key=lambda row: not row[3])
+    return gathered(
+        (str(i), runs[run], str(trial), kind) for i, run, trial, every in rows for kind in (KINDS if every else COMMON)
+    )
 
 
 def told(drawn: pd.DataFrame, runs: Mapping[str, Study]) -> Iterator[list[dict[str, Any]]]:
