@@ -289,6 +289,22 @@ def test_a_point_is_the_mean_of_its_seeds_and_filters_leave_what_they_say(browse
         until(page, "current.length == 12")
 
 
+def test_a_click_in_the_legend_is_one_in_the_menu_of_models(browser: Any, many: Study) -> None:
+    with opened(browser, write_report([many])) as page:
+        entry = page.locator("#front .legend .traces", has_text="alice").locator(".legendtoggle")
+        entry.click()
+        until(page, "current.length == 8")
+        assert page.inner_text("summary >> text=model") == "model: aae, vae"
+        assert page.inner_text("#shown").startswith("8 configurations drawn")
+        entry.click()
+        until(page, "current.length == 12")
+        entry.dblclick()
+        until(page, "current.length == 4")
+        assert page.inner_text("summary >> text=model") == "model: alice"
+        entry.dblclick()
+        until(page, "current.length == 12")
+
+
 def test_what_else_varies_in_a_study_can_be_left_out(browser: Any, tmp_path: Path) -> None:
     rows = spread(np.random.default_rng(1), 4, seeds=2)
     sizes = (2, 8)

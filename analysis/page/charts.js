@@ -149,6 +149,25 @@ function traces(keys, among, onFront, bars) {
     });
 }
 
+// Models that the filter leaves out stay in the legend, where a click brings them back.
+const absent = (models) =>
+  [...filters.off.model]
+    .filter((model) => data.looks[model] && !models.some((trace) => trace.legendgroup === model))
+    .map((model) => {
+      const [plain, symbol, rank] = data.looks[model];
+      return {
+        type: "scatter",
+        mode: "markers",
+        name: escaped(model),
+        legendgroup: model,
+        legendrank: rank + 1,
+        visible: "legendonly",
+        x: [null],
+        y: [null],
+        marker: { symbol, color: shade(plain), size: 8 },
+      };
+    });
+
 const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
 function axisOf(key, small) {
@@ -274,6 +293,7 @@ function figure(id) {
       line: { width: 2.5 },
     }),
   );
+  if (front) drawn.push(...absent(models));
   if (marked)
     for (const trace of models)
       trace.selectedpoints = trace.points.flatMap((p, i) => (p.members.some((m) => marked.has(m)) ? [i] : []));

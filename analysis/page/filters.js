@@ -115,6 +115,26 @@ function choose() {
   });
 }
 
+// A click in the legend is one in the menu of models; a double click leaves one alone, or brings all back.
+let clicked;
+function byLegend(event, alone) {
+  const inputs = [...document.querySelectorAll("#filters input[name=model]")],
+    own = inputs.find((input) => input.value === event.data[event.curveNumber].legendgroup);
+  clearTimeout(clicked);
+  if (!own) return !alone;
+  const back = own.checked && inputs.every((input) => input === own || !input.checked);
+  // a double click begins with clicks
+  clicked = setTimeout(
+    () => {
+      if (!alone) own.checked = !own.checked;
+      else for (const input of inputs) input.checked = input === own || back;
+      own.dispatchEvent(new Event("change", { bubbles: true }));
+    },
+    alone ? 0 : 300,
+  );
+  return false;
+}
+
 // Any figure as a file, on white paper.
 
 async function save(id, format) {
@@ -123,7 +143,10 @@ async function save(id, format) {
     size = { width: chart.clientWidth, height: chart.clientHeight };
   palette = { ink: "#1c2024", quiet: "#5c656d", line: "#d9dde1", paper: "#ffffff", dark: false };
   const { data: drawn, layout } = structuredClone(
-    (({ data, layout }) => ({ data: data.map(({ points, ...trace }) => trace), layout }))(figure(id)),
+    (({ data, layout }) => ({
+      data: data.filter((trace) => trace.visible !== "legendonly").map(({ points, ...trace }) => trace),
+      layout,
+    }))(figure(id)),
   );
   palette = before;
   const axes = chart._fullLayout;

@@ -83,6 +83,8 @@ function listen(chart) {
     mark(new Set(current.filter((one) => own.has(one.own)).flatMap((one) => one.members)));
   });
   chart.on("plotly_doubleclick", () => mark(null));
+  chart.on("plotly_legendclick", (event) => byLegend(event, false));
+  chart.on("plotly_legenddoubleclick", (event) => byLegend(event, true));
   // by keys: left and right along the horizontal axis, up and down along the other
   chart.addEventListener("keydown", (event) => {
     if (event.key === "Escape") return conceal();
