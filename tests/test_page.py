@@ -122,7 +122,7 @@ def trained(tmp_path: Path) -> Study:
     for i, one in enumerate(found[:10]):
         row = member(i, trial=one.trial, model=one.model, config=one.to_json(), weight=one.weight, seed=one.seed)
         row["assignment"] = json.dumps(dict(one.assignment))
-        row |= {"fid": 10.0 + 10 * i, "probe_codes": 0.5 + 0.04 * i, "mi_q": 0.1 if i == 3 else 8.0}
+        row |= {"fid": 10.0 + 10 * i, "fid_se": 1.6, "probe_codes": 0.5 + 0.04 * i, "mi_q": 0.1 if i == 3 else 8.0}
         rows.append(row)
         picture(tmp_path / "run" / "samples" / f"{one.trial}.png", 20 * i)
         picture(tmp_path / "run" / "samples" / f"{one.trial}-reconstructed.png", 255 - 20 * i)
@@ -161,8 +161,10 @@ def test_hover_shows_the_configuration_metrics_and_samples(browser: Any, trained
         assert not page.is_visible("#hover")
         hover(page, row["trial"])
         text = page.inner_text("#hover")
-        for part in (row["trial"], f"weight {row['weight']:g}", "fid\t30\t55", "probe_codes\t0.58\t0.88", "epochs"):
+        for part in (row["trial"], f"weight {row['weight']:g}", "FID\t30 ± 2\t55", "accuracy\t0.58\t0.88", "epoch 4"):
             assert part in text
+        assert "fid_floor" not in text  # all of its numbers are where it is pinned
+        assert page.evaluate("document.getElementById('hover').clientHeight") < 400
         until(page, "document.querySelector('#hover img').naturalWidth == 80")
         page.mouse.move(5, 5)
         page.wait_for_selector("#hover", state="hidden")
@@ -181,7 +183,7 @@ def test_click_pins_compares_and_unpins(browser: Any, trained: Study) -> None:
         until(page, "[...document.querySelectorAll('#pinned img')].every((i) => i.naturalWidth > 0)")
         assert all(page.evaluate("[...document.querySelectorAll('#pinned img')].map((i) => i.naturalWidth > 0)"))
         assert "its critic tells every example apart" in page.inner_text("#pinned")
-        lines = page.locator("#pinned code").all_inner_texts()
+        lines = page.locator("#pinned code.line").all_inner_texts()
         assert [trial_of(line) for line in lines] == [first, second]
         assert page.locator("table button.pin[aria-pressed=true]").count() == 2
         page.mouse.click(*hover(page, first))
@@ -289,6 +291,21 @@ def test_a_point_is_the_mean_of_its_seeds_and_filters_leave_what_they_say(browse
         until(page, "current.length == 12")
 
 
+def test_what_is_told_of_a_mean_is_the_means(browser: Any, many: Study) -> None:
+    with opened(browser, write_report([many])) as page:
+        page.locator("#front").focus()
+        page.keyboard.press("ArrowRight")
+        until(page, "!document.getElementById('hover').hidden")
+        text = page.inner_text("#hover")
+        assert "mean of 3 seeds" in text
+        value, low, high = page.evaluate(
+            "(({value, reach}) => [value('fid'), ...reach('fid')])(best(current)[0])"
+        )
+        found = re.search(r"FID\t([\d.]+) \[([\d.]+), ([\d.]+)\]", text)
+        assert found
+        np.testing.assert_allclose([*map(float, found.groups())], [value, value - low, value + high], rtol=1e-3)
+
+
 def test_a_click_in_the_legend_is_one_in_the_menu_of_models(browser: Any, many: Study) -> None:
     with opened(browser, write_report([many])) as page:
         entry = page.locator("#front .legend .traces", has_text="alice").locator(".legendtoggle")
@@ -373,8 +390,8 @@ def test_pictures_side_by_side_at_size_and_by_keys(browser: Any, trained: Study)
             until(page, "!document.getElementById('hover').hidden")
             said.append(page.inner_text("#said"))
         first, second = trained.trials.sort_values("fid")["trial"][:2]
-        assert "FID 10," in said[0]
-        assert "FID 20," in said[2]
+        assert "FID 10 ± 1.6 (standard error)," in said[0]
+        assert "FID 20 ± 1.6 (standard error)," in said[2]
         assert said[1::2] == [f"{first} pinned", f"{second} pinned"]
         page.locator("#pinned .opener").first.press("Enter")
         assert page.locator("dialog[open] figure").count() == 2

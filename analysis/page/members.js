@@ -4,14 +4,32 @@ const pinned = new Map();
 const hover = document.getElementById("hover");
 let under = null;
 
-function metrics(told) {
+// Of what is not an objective, so much is told beside a point; all of it where it is pinned.
+const CONTEXT = 5;
+const CARD = new Set(["run", "prior", "weight", "latent_dim", "seed", "status", "epoch"]);
+
+// A card's table: a mean's own numbers, or a trial's on both splits, the objectives first.
+function metrics(one, told) {
   const table = element("table"),
+    several = one.members.length > 1,
+    chosen = data.objectives.map(([key]) => key),
+    more = Object.keys(data.axes).filter((key) => !chosen.includes(key) && one.value(key) !== null),
     head = table.createTHead().insertRow();
-  for (const word of ["", "validation", "test"]) head.append(element("th", word, "number"));
-  for (const [key, value, test, doubt] of told.metrics) {
-    const row = table.insertRow(),
+  for (const word of ["", several ? "mean" : "validation", ...(several ? [] : ["test"])])
+    head.append(element("th", word, "number"));
+  for (const key of [...chosen, ...more.slice(0, CONTEXT)]) {
+    const row = table.insertRow();
+    row.append(element("td", data.axes[key].name));
+    if (several) {
+      row.append(element("td", spread(one, key), "number"));
+      continue;
+    }
+    const of = (name) => told.metrics.find((metric) => metric[0] === name) || [name, "-", "-", ""],
+      [, value, test, doubt] = of(key),
+      [, error, testError] = of(`${key}_se`),
       look = "number" + (doubt ? " doubt" : "");
-    row.append(element("td", key), element("td", value, look), element("td", test, look));
+    const within = (number, by) => number + (chosen.includes(key) && by !== "-" ? ` ± ${rounded(by)}` : "");
+    row.append(element("td", within(value, error), look), element("td", within(test, testError), look));
   }
   return table;
 }
@@ -20,19 +38,24 @@ function labels(told, where) {
   for (const word of told.marks) where.append(" ", element("span", word, "mark " + word));
 }
 
-// A point in words: what it is, and its objectives with the interval over seeds.
+// One digit of a standard error.
+const rounded = (error) => String(Number(Number(error).toPrecision(1)));
+
+// A value with its interval over seeds in brackets; a trial's, with its standard error.
+function spread(one, key, unit = "") {
+  const [less, more] = one.reach(key),
+    value = one.value(key);
+  if (!less && !more) return digits(value);
+  if (filters.by === "trials") return `${digits(value)} ± ${digits(less)}${unit}`;
+  return `${digits(value)} [${digits(value - less)}, ${digits(value + more)}]`;
+}
+
+// A point in words: what it is, and its objectives.
 function words(one) {
   const i = one.own,
     seeds = one.members.length;
   const setting = data.setting.names[data.setting.codes[i]];
-  const reached = data.objectives.map(([key]) => {
-    const [less, more] = one.reach(key),
-      value = one.value(key);
-    return (
-      `${data.axes[key].name} ${digits(value)}` +
-      (less || more ? ` [${digits(value - less)}, ${digits(value + more)}]` : "")
-    );
-  });
+  const reached = data.objectives.map(([key]) => `${data.axes[key].name} ${spread(one, key, " (standard error)")}`);
   return [
     `${valueOf.model(i)}, ${setting}`,
     (filters.by === "means" ? `mean of ${seeds} seed${seeds > 1 ? "s" : ""}: ` : "") + reached.join(", "),
@@ -41,20 +64,32 @@ function words(one) {
 
 async function describe(one, left, top) {
   under = one;
-  const [what, reached] = words(one),
-    title = element("p"),
+  const title = element("p"),
     told = await point(one.own);
   if (under !== one) return;
   hover.replaceChildren();
-  if (pictured(one.own, "samples")) hover.append(image(one.own, "samples"));
-  title.append(element("b", told.model), " " + told.trial);
-  labels(told, title);
-  if (one.members.length > 1)
-    hover.append(element("p", what), element("p", reached), element("p", "The seed nearest to the mean:", "config"));
-  hover.append(title, element("p", told.setting.map((pair) => pair.join(" ")).join(", ")), metrics(told));
-  for (const doubt of new Set(told.metrics.map((metric) => metric[3]).filter(Boolean)))
-    hover.append(element("p", doubt, "doubt"));
-  if (told.config) hover.append(element("p", told.config.slice(0, 700), "config"));
+  const several = one.members.length > 1;
+  if (pictured(one.own, "samples")) {
+    const held = element("figure");
+    held.append(image(one.own, "samples"));
+    if (several) held.append(element("figcaption", `seed ${valueOf.seed(one.own)}, the nearest to the mean`));
+    hover.append(held);
+  }
+  title.append(element("b", told.model), several ? ` mean of ${one.members.length} seeds` : ` ${told.trial}`);
+  if (!several) labels(told, title);
+  else
+    for (const word of ["collapsed", "flagged"])
+      if (one.members.some((i) => data[word][i])) title.append(" ", element("span", word, "mark " + word));
+  const setting = several
+    ? data.setting.names[data.setting.codes[one.own]]
+    : told.setting
+        .filter(([key]) => CARD.has(key) || key in data.settings)
+        .map((pair) => pair.join(" "))
+        .join(", ");
+  hover.append(title, element("p", setting), metrics(one, told));
+  if (!several)
+    for (const doubt of new Set(told.metrics.map((metric) => metric[3]).filter(Boolean)))
+      hover.append(element("p", doubt, "doubt"));
   hover.hidden = false;
   const box = hover.getBoundingClientRect();
   hover.style.left = Math.max(8, left + 18 + box.width < innerWidth ? left + 18 : left - 18 - box.width) + "px";
@@ -195,6 +230,10 @@ function compare() {
       }),
     );
   row(
+    "configuration",
+    cells((cell, told) => cell.append(told.config ? element("code", told.config, "config") : "-")),
+  );
+  row(
     "to train it anew",
     cells((cell, told) => {
       if (told.line) {
@@ -203,7 +242,7 @@ function compare() {
             copy.textContent = "copied";
           }),
         );
-        cell.append(copy, element("code", told.line));
+        cell.append(copy, element("code", told.line, "line"));
       }
       if (told.why) cell.append(element("div", told.why));
     }),
