@@ -570,6 +570,10 @@ def test_verdicts_stand_at_two_budgets_and_those_that_turn_are_named() -> None:
     assert "(e) MI ranks probe accuracy, across models: undecided, then holds" in line
     same = at_budgets(found, whole, whole)
     assert any(x.endswith("at all of it: no verdict turns") for x in shown(same))
+    measured = [c for c in same.claims if not math.isnan(c.value)]
+    some = [c._replace(at_half="not measured") if c in measured[:2] else c for c in same.claims]
+    told_of = f"no verdict turns among the {len(measured) - 2} measured at both; 2 not measured at half"
+    assert any(x.endswith(told_of) for x in shown(same._replace(claims=tuple(some))))
 
 
 def test_models_that_had_not_levelled_off_are_not_spoken_of() -> None:

@@ -19,7 +19,7 @@ from gimtune.analysis.figures.gallery import figures_of
 from gimtune.analysis.page.comparison import compared
 from gimtune.analysis.page.page import page
 from gimtune.analysis.statistics.attainment import with_shares
-from gimtune.analysis.statistics.claims import at_budgets, claims
+from gimtune.analysis.statistics.claims import UNMEASURED, at_budgets, claims
 from gimtune.analysis.statistics.verdicts import Verdict, Verdicts, between, chosen_by_results, corrected
 from gimtune.analysis.tables import failure_table, front_table, group_table, group_tables
 from gimtune.analysis.terminal import bare_table, front_title, rendered
@@ -208,8 +208,13 @@ def print_verdicts(verdicts: Verdicts, console: Console) -> None:
     if measured:
         console.print(table)
     if any(claim.at_half for claim in measured):
-        turned = [c for c in measured if c.at_half != c.at_whole and {c.at_half, c.at_whole} & {*_DECIDED}]
+        both = [c for c in measured if UNMEASURED not in (c.at_half, c.at_whole)]
+        turned = [c for c in both if c.at_half != c.at_whole and {c.at_half, c.at_whole} & {*_DECIDED}]
         told = "; ".join(f"({c.key[0]}) {c.statement}: {c.at_half}, then {c.at_whole}" for c in turned)
+        if lacking := [c for c in measured if c not in both]:
+            where = "half" if all(c.at_half == UNMEASURED for c in lacking) else "one of them"
+            told = f"{told or 'no verdict turns'} among the {len(both)} measured at both; "
+            told += f"{len(lacking)} not measured at {where}"
         head = "On the validation split, at half of the budget and at all of it:"
         console.print(Text(f"{head} {told or 'no verdict turns'}"), soft_wrap=True)
     if missing := Counter(claim.key[0] for claim in verdicts.claims if pd.isna(claim.value)):

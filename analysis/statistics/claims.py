@@ -78,7 +78,8 @@ MOST = 500
 PROBES = ("probe_codes", "probe_means")
 #: Of a model's members, that have to have levelled off before it is spoken of.
 LEVELLED = 0.9
-_UNMEASURED = "not measured"
+#: In place of a verdict beside another.
+UNMEASURED = "not measured"
 
 
 def claims(
@@ -168,7 +169,7 @@ def at_budgets(
     first, last = told(half), told(whole)
     return verdicts._replace(
         claims=tuple(
-            c._replace(at_half=first.get(c.key, _UNMEASURED), at_whole=last.get(c.key, _UNMEASURED))
+            c._replace(at_half=first.get(c.key, UNMEASURED), at_whole=last.get(c.key, UNMEASURED))
             for c in verdicts.claims
         )
     )
@@ -176,7 +177,7 @@ def at_budgets(
 
 def _by_key(found: Iterable[Claim]) -> dict[str, str]:
     """Verdicts as they are told beside others."""
-    return {claim.key: _UNMEASURED if math.isnan(claim.value) else str(claim.verdict) for claim in found}
+    return {claim.key: UNMEASURED if math.isnan(claim.value) else str(claim.verdict) for claim in found}
 
 
 def _judged(
