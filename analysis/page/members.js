@@ -288,6 +288,8 @@ function enlarge(ids, kind) {
   dialog.showModal();
 }
 
+const UNPICTURED = "no picture: its run was taken over without it";
+
 function gallery() {
   const where = document.getElementById("gallery"),
     select = document.getElementById("kind");
@@ -297,26 +299,26 @@ function gallery() {
   if (select.selectedOptions[0].disabled) select.value = "samples";
   const fill = () =>
     where.replaceChildren(
-      ...whole
-        .filter((i) => pictured(i, select.value))
-        .map((i) => {
-          const held = element("figure"),
-            opener = button("", "opener", () => enlarge([...new Set([i, ...pinned.keys()])], select.value));
-          opener.append(image(i, select.value));
-          const said = element("figcaption");
-          said.append(
-            button(`${valueOf.model(i)} ${data.trial[i]}`, "pin", () => toggle(i)),
-            element(
-              "div",
-              data.objectives.map(([key]) => `${data.axes[key].name} ${digits(data.values[key][i])}`).join(", "),
-              "quiet",
-            ),
-          );
-          said.firstChild.dataset.point = data.indices[i];
-          said.firstChild.setAttribute("aria-pressed", String(pinned.has(i)));
-          held.append(opener, said);
-          return held;
-        }),
+      ...whole.map((i) => {
+        const held = element("figure"),
+          opener = pictured(i, select.value)
+            ? button("", "opener", () => enlarge([...new Set([i, ...pinned.keys()])], select.value))
+            : element("p", data.pictures[i] ? "no such picture of it" : UNPICTURED, "none");
+        if (pictured(i, select.value)) opener.append(image(i, select.value));
+        const said = element("figcaption");
+        said.append(
+          button(`${valueOf.model(i)} ${data.trial[i]}`, "pin", () => toggle(i)),
+          element(
+            "div",
+            data.objectives.map(([key]) => `${data.axes[key].name} ${digits(data.values[key][i])}`).join(", "),
+            "quiet",
+          ),
+        );
+        said.firstChild.dataset.point = data.indices[i];
+        said.firstChild.setAttribute("aria-pressed", String(pinned.has(i)));
+        held.append(opener, said);
+        return held;
+      }),
     );
   select.addEventListener("change", fill);
   fill();
