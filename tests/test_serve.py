@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from test_analysis import SCRIPT, member
 from test_page import until
 from test_status import RUNNING, study
 
+from gimtune.analysis.page.serve import _Server
 from gimtune.results.store import Store
 from gimtune.vocabulary import Status
 
@@ -84,6 +86,19 @@ def test_a_link_to_elsewhere_is_no_traceback(run: Path, server: tuple[subprocess
     address = server[1]
     status, text = asked(address, urlsplit(address).path + "standing")
     assert (status, "no such thing" in text, "secret" in text) == (200, True, False)
+
+
+@pytest.mark.parametrize(("error", "told"), [(BrokenPipeError, 0), (ConnectionResetError, 0), (ValueError, 1)])
+def test_a_browser_that_closes_is_no_error(
+    error: type[Exception], told: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Closed(_Server):
+        def finish_request(self, *_: object) -> None:
+            raise error
+
+    with Closed(("127.0.0.1", 0), BaseHTTPRequestHandler) as server, socket.socket() as one:
+        server.process_request_thread(one, ("127.0.0.1", 1))
+    assert capsys.readouterr().err.count("Traceback") == told
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import hmac
 import json
 import re
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -130,6 +131,11 @@ def _tracebacks(run: Path, failed: pd.DataFrame) -> Iterable[tuple[str, str]]:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing where a browser has closed in the midst of an answer: it asks no more."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _handler(live: Live, token: str) -> type[BaseHTTPRequestHandler]:
