@@ -118,6 +118,8 @@ def test_the_page_follows_the_study(browser: Any, run: Path, server: tuple[subpr
     page.locator("summary", has_text="Traceback of t04-1").click()
     assert "ValueError: no such thing" in page.inner_text("details pre")
     assert "<script>alert(1)</script>" in page.inner_text("details pre")
+    assert page.locator("#standing button").count() == 0
+    status = page.locator("#standing [role=status]").element_handle()
     report = page.frame_locator("#report")
     report.locator("html[data-ready=yes]").wait_for()
     assert "2 trials" in report.locator("header").inner_text()
@@ -127,6 +129,7 @@ def test_the_page_follows_the_study(browser: Any, run: Path, server: tuple[subpr
         store.mark([str(row["trial"])], Status.DONE, None)
     until(page, "document.getElementById('standing').textContent.includes('3 done')")
     assert page.locator("details[open]").count() == 1  # what one reads stays open
+    assert status.evaluate("node => node.isConnected")
     page.frame_locator("#report").locator("header", has_text="3 trials").wait_for()
     os.kill(server[0].pid, signal.SIGTERM)
     until(page, "document.getElementById('fresh').textContent.includes('The server has ended')")
