@@ -256,9 +256,18 @@ def test_points_beyond_the_axes_are_told(browser: Any, tmp_path: Path) -> None:
     rows = spread(np.random.default_rng(1), 12, seeds=1)
     far = member(len(rows), trial="far", model="vae", weight=99.0, fid=9e4, probe_codes=0.1, mi_q=0.1, seed=0)
     with opened(browser, write_report([study(tmp_path / "run", [*rows, far])])) as page:
-        assert page.inner_text("#shown").endswith("on their front, 1 beyond the axes, which a double click shows.")
+        page.wait_for_selector("#beyond")
+        assert page.inner_text("#beyond").startswith("1 beyond the axes.")
         page.evaluate("filters.off.weight.add('99'); drawAll()")
-        assert page.inner_text("#shown").endswith("on their front.")
+        page.wait_for_selector("#beyond", state="hidden")
+        page.evaluate("filters.off.weight.clear(); drawAll()")
+        page.wait_for_selector("#beyond")
+        page.locator("#beyond button").press("Enter")
+        page.wait_for_selector("#beyond", state="hidden")
+        assert page.evaluate("document.getElementById('front')._fullLayout.xaxis.range[1] > Math.log10(9e4)")
+        page.evaluate("drawAll()")
+        page.wait_for_timeout(500)
+        assert page.locator("#beyond").is_hidden()  # it stays so
 
 
 def test_a_point_is_the_mean_of_its_seeds_and_filters_leave_what_they_say(browser: Any, many: Study) -> None:

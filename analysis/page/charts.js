@@ -5,7 +5,9 @@ const filters = {
   bars: false,
   off: { model: new Set(), prior: new Set(), weight: new Set(), seed: new Set(), run: new Set() },
 };
-let marked = null,
+// How often it was asked that the axes of the picture reach all points; plotly keeps what one has zoomed to otherwise.
+let wide = 0,
+  marked = null,
   marks = 0,
   current = [];
 
@@ -297,11 +299,12 @@ function figure(id) {
   if (marked)
     for (const trace of models)
       trace.selectedpoints = trace.points.flatMap((p, i) => (p.members.some((m) => marked.has(m)) ? [i] : []));
+  const reaching = front && wide ? { autorange: true, range: undefined } : {};
   const layout = dressed({
-    xaxis: axisOf(x, !front),
-    yaxis: axisOf(y, !front),
+    xaxis: { ...axisOf(x, !front), ...reaching },
+    yaxis: { ...axisOf(y, !front), ...reaching },
     showlegend: front,
-    uirevision: `${id} ${x} ${y}`,
+    uirevision: `${id} ${x} ${y} ${front ? wide : ""}`,
     selectionrevision: marks,
   });
   return { data: drawn, layout: Object.assign(layout, { dragmode: narrow() ? false : front ? "zoom" : "select" }) };
@@ -320,6 +323,8 @@ function draw(id) {
     displaylogo: false,
     displayModeBar: narrow() ? false : "hover",
     modeBarButtons: [["zoom2d", "pan2d", "select2d", "lasso2d", "resetScale2d"]],
+  }).then(() => {
+    if (id === "front") tellBeyond();
   });
   if (fresh && id !== "difference") listen(chart);
 }
@@ -328,17 +333,27 @@ const drawAll = () => {
   current = points();
   const onFront = data.fronts ? best(current).length : 0,
     what = filters.by === "means" ? "configurations" : "trials";
-  const outside = (key, value) => {
-    const [low, high] = data.axes[key].range;
-    return value !== null && (value < low || value > high);
-  };
-  const beyond = current.filter((p) => data.objectives.some(([key]) => outside(key, p.value(key)))).length;
   document.getElementById("shown").textContent =
-    `${current.length.toLocaleString("en")} ${what} drawn` +
-    (data.fronts ? `, ${onFront} on their front` : "") +
-    (beyond ? `, ${beyond} beyond the axes, which a double click shows.` : ".");
+    `${current.length.toLocaleString("en")} ${what} drawn` + (data.fronts ? `, ${onFront} on their front.` : ".");
   for (const id of visible) draw(id);
 };
+
+// Of the points, how many the axes of the picture do not reach, as they stand.
+function tellBeyond() {
+  const stands = document.getElementById("front")._fullLayout;
+  if (!stands) return;
+  const outside = (one, key, axis) => {
+    const ends = axis.range.map(Number),
+      at = axis.type === "log" ? Math.log10(one.value(key)) : one.value(key);
+    return one.value(key) !== null && (at < Math.min(...ends) || at > Math.max(...ends));
+  };
+  const [[x], [y]] = data.objectives,
+    count = current.filter((p) => outside(p, x, stands.xaxis) || outside(p, y, stands.yaxis)).length,
+    more = document.getElementById("beyond");
+  more.hidden = !count;
+  more.querySelector("span").textContent = `${count.toLocaleString("en")} beyond the axes.`;
+  more.querySelector("button").textContent = `show ${count === 1 ? "it" : "them"}`;
+}
 
 // Charts are drawn as they come into view, and anew as their width changes.
 const seen = new IntersectionObserver(

@@ -82,6 +82,7 @@ function choose() {
     setTimeout(() => {
       filters.by = several ? "means" : "trials";
       filters.bars = false;
+      wide = 0;
       form.elements.by.value = filters.by;
       drawAll();
     }),
@@ -94,6 +95,12 @@ function choose() {
   document.getElementById("bars").addEventListener("change", (event) => {
     filters.bars = event.target.checked;
     drawAll();
+  });
+  document.querySelector("#beyond button").addEventListener("click", () => {
+    wide += 1;
+    draw("front");
+    // the button goes
+    document.getElementById("front").focus({ preventScroll: true });
   });
   document.getElementById("unmark")?.addEventListener("click", () => mark(null));
   for (const select of document.querySelectorAll("#planes select")) select.addEventListener("change", () => drawAll());
@@ -150,7 +157,7 @@ async function save(id, format) {
   );
   palette = before;
   const axes = chart._fullLayout;
-  for (const axis of ["xaxis", "yaxis"]) layout[axis].range = [...axes[axis].range];
+  for (const axis of ["xaxis", "yaxis"]) Object.assign(layout[axis], { range: [...axes[axis].range], autorange: false });
   const svg = await Plotly.toImage({ data: drawn, layout: { ...layout, ...size } }, { format: "svg", ...size });
   if (format === "svg") {
     const link = element("a");

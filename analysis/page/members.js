@@ -118,6 +118,7 @@ function listen(chart) {
     mark(new Set(current.filter((one) => own.has(one.own)).flatMap((one) => one.members)));
   });
   chart.on("plotly_doubleclick", () => mark(null));
+  if (chart.id === "front") chart.on("plotly_relayout", tellBeyond);
   chart.on("plotly_legendclick", (event) => byLegend(event, false));
   chart.on("plotly_legenddoubleclick", (event) => byLegend(event, true));
   // by keys: left and right along the horizontal axis, up and down along the other
