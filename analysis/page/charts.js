@@ -139,10 +139,11 @@ function traces(keys, among, onFront, bars) {
           symbol: hollow.map((open) => symbol + (open ? "-open" : "")),
           color: colour,
           size: first ? 13 : 8,
-          opacity: first ? 1 : palette.dark ? 0.85 : 0.65,
+          opacity: 1,
+          // pale colours are told from the paper by their outline
           line: {
-            width: hollow.map((open) => (open ? 1.4 : first ? 1.2 : 0.5)),
-            color: hollow.map((open) => (open ? colour : first ? palette.ink : palette.quiet)),
+            width: hollow.map((open) => (open ? 1.4 : first ? 1.2 : 0.8)),
+            color: hollow.map((open) => (open ? colour : palette.ink)),
           },
         },
         unselected: { marker: { opacity: 0.12 } },
@@ -265,6 +266,7 @@ function around(keys, ids, name, look) {
     x: among.map((p) => p.value(keys[0])),
     y: among.map((p) => p.value(keys[1])),
     hoverinfo: "skip",
+    cliponaxis: false,
     showlegend: Boolean(name) && among.length > 0,
     marker: { symbol: "circle-open", ...look },
   };
