@@ -290,6 +290,7 @@ def test_a_point_is_the_mean_of_its_seeds_and_filters_leave_what_they_say(browse
         assert page.inner_text("summary >> text=model").startswith("model: aae, alice")
         assert page.evaluate("current.length") == 8
         page.keyboard.press("Escape")
+        assert page.evaluate("document.activeElement.textContent").startswith("model: aae, alice")
         page.locator("summary", has_text="seed").click()
         page.locator("input[name=seed][value='0']").uncheck()
         rows = many.trials[(many.trials["model"] != "vae") & (many.trials["seed"] != 0)]
@@ -353,6 +354,7 @@ def test_what_is_marked_in_one_plane_is_marked_in_all(browser: Any, many: Study)
         page.locator("#plane0").scroll_into_view_if_needed()
         page.wait_for_selector("#plane0 .points path", state="attached")
         page.locator("#plane0-x").select_option("fid")
+        assert " against FID. Arrow keys" in str(page.locator("#plane0").get_attribute("aria-label"))
         box = page.evaluate(
             """() => { const chart = document.getElementById("plane0"), {left, top} = chart.getBoundingClientRect();
             const {xaxis, yaxis} = chart._fullLayout;

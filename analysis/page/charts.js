@@ -337,6 +337,10 @@ const drawAll = () => {
     what = filters.by === "means" ? "configurations" : "trials";
   document.getElementById("shown").textContent =
     `${current.length.toLocaleString("en")} ${what} drawn` + (data.fronts ? `, ${onFront} on their front.` : ".");
+  for (const chart of document.querySelectorAll("#planes .chart")) {
+    const [x, y] = planeOf(chart.id).map((key) => data.axes[key].name);
+    chart.setAttribute("aria-label", `${y} against ${x}. Arrow keys go from point to point, Enter pins.`);
+  }
   for (const id of visible) draw(id);
 };
 

@@ -72,10 +72,10 @@ function choose() {
     }),
   );
   form.addEventListener("keydown", (event) => {
-    if (event.key === "Escape")
-      menus.forEach((menu) => {
-        menu.open = false;
-      });
+    const open = menus.find((menu) => menu.open);
+    if (event.key !== "Escape" || !open) return;
+    open.open = false;
+    open.querySelector("summary").focus();
   });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () =>

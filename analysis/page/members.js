@@ -1,7 +1,8 @@
 // What is told of a point: on hover, pinned beside others, and its pictures at size.
 
 const pinned = new Map();
-const hover = document.getElementById("hover");
+const hover = document.getElementById("hover"),
+  ring = document.getElementById("ring");
 let under = null;
 
 // Of what is not an objective, so much is told beside a point; all of it where it is pinned.
@@ -99,6 +100,7 @@ async function describe(one, left, top) {
 function conceal() {
   under = null;
   hover.hidden = true;
+  ring.hidden = true;
 }
 
 const pointOf = (i) => current.find((one) => one.own === i);
@@ -140,8 +142,10 @@ function listen(chart) {
     const next = ordered[Math.max(0, Math.min(ordered.length - 1, at < 0 ? 0 : at + step[1]))];
     const { xaxis, yaxis } = chart._fullLayout,
       box = chart.getBoundingClientRect(),
-      at2 = (axis, key) => axis.d2p(next.value(key)) + axis._offset;
-    describe(next, box.left + at2(xaxis, keys[0]), box.top + at2(yaxis, keys[1]));
+      left = box.left + xaxis.d2p(next.value(keys[0])) + xaxis._offset,
+      top = box.top + yaxis.d2p(next.value(keys[1])) + yaxis._offset;
+    [ring.style.left, ring.style.top, ring.hidden] = [`${left}px`, `${top}px`, false];
+    describe(next, left, top);
     say(
       words(next).join("; ") +
         (pinned.has(next.own) ? "; pinned" : "") +
