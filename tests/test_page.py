@@ -177,7 +177,7 @@ def test_click_pins_compares_and_unpins(browser: Any, trained: Study) -> None:
         page.wait_for_selector("#pinned:not([hidden])")
         page.locator("table button.pin", has_text=second).click()
         until(page, "document.querySelector('#pinned tr').cells.length == 3")
-        cells = page.locator("#pinned tr").first.locator("td")
+        cells = page.locator("#pinned thead th[scope=col]")
         assert [first in cells.nth(0).inner_text(), second in cells.nth(1).inner_text()] == [True, True]
         assert page.locator("#pinned img").count() == 4
         until(page, "[...document.querySelectorAll('#pinned img')].every((i) => i.naturalWidth > 0)")
@@ -186,8 +186,13 @@ def test_click_pins_compares_and_unpins(browser: Any, trained: Study) -> None:
         lines = page.locator("#pinned code.line").all_inner_texts()
         assert [trial_of(line) for line in lines] == [first, second]
         assert page.locator("table button.pin[aria-pressed=true]").count() == 2
+        assert page.inner_text("#bar") == "2 pinned: compare side by side"
+        page.locator("#bar button").click()
+        assert page.locator("dialog[open] figure").count() == 2
+        page.locator("dialog button", has_text="numbers").click()
+        assert page.locator("dialog[open]").count() == 0
         page.mouse.click(*hover(page, first))
-        assert page.locator("#pinned tr").first.locator("td").count() == 1
+        assert page.locator("#pinned thead th[scope=col]").count() == 1
         page.locator("button.unpin").click()
         assert not page.is_visible("#pinned")
         assert page.locator("button.pin[aria-pressed=true]").count() == 0

@@ -172,9 +172,13 @@ function compare() {
     section = document.getElementById("pinned"),
     table = section.querySelector("table");
   section.hidden = !points.length;
+  const bar = document.getElementById("bar");
+  bar.hidden = !points.length;
+  bar.firstChild.textContent = `${points.length} pinned: ${points.length > 1 ? "compare side by side" : "look at it"}`;
   table.replaceChildren();
+  const body = table.createTBody();
   const row = (name, cells) => {
-    const made = table.insertRow(),
+    const made = body.insertRow(),
       head = element("th", name);
     head.scope = "row";
     made.append(head);
@@ -190,17 +194,19 @@ function compare() {
       fill(cell, told, i);
       return cell;
     });
-  row(
-    "",
-    cells((cell, told, i) => {
-      const title = element("div", `${told.model} ${told.trial}`, "title");
-      labels(told, title);
-      cell.append(
-        title,
-        button("unpin", "unpin", () => toggle(i)),
-      );
-    }),
-  );
+  const heads = table.createTHead().insertRow();
+  heads.insertCell();
+  for (const [i, told] of points) {
+    const head = element("th"),
+      title = element("div", `${told.model} ${told.trial}`, "title");
+    head.scope = "col";
+    labels(told, title);
+    head.append(
+      title,
+      button("unpin", "unpin", () => toggle(i)),
+    );
+    heads.append(head);
+  }
   for (const [kind, what] of Object.entries(data.kinds))
     if (points.some(([i]) => pictured(i, kind)))
       row(
@@ -287,7 +293,12 @@ function enlarge(ids, kind) {
     );
   select.addEventListener("change", fill);
   bar.method = "dialog";
-  bar.append(select, element("button", "close"));
+  const numbers = button("numbers", "", () => {
+    dialog.close();
+    document.getElementById("pinned").scrollIntoView();
+  });
+  numbers.hidden = !pinned.size;
+  bar.append(select, numbers, element("button", "close"));
   fill();
   dialog.replaceChildren(bar, shown);
   dialog.showModal();
@@ -332,6 +343,9 @@ function gallery() {
 let positions = new Map();
 
 function members() {
+  document
+    .querySelector("#bar button")
+    .addEventListener("click", () => enlarge([...pinned.keys()], "samples"));
   positions = new Map(data.indices.map((index, i) => [index, i]));
   for (const pin of document.querySelectorAll("table button.pin")) {
     const i = positions.get(Number(pin.dataset.point));
