@@ -27,6 +27,9 @@ PLANES = (
 )
 #: Pairs that are shown at first, as far as they are measured.
 _SHOWN = (("mi_noised", "probe_codes"), ("fid", "mi_noised"), ("recon_fid", "probe_codes"), ("latent_js", "fid"))
+_COUNTS = ("", "", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
+#: What the best of an objective does, in words.
+_BEST = {"fid": "which generates best", "probe_codes": "whose codes say most"}
 #: More trials are not drawn anew to say how means differ.
 _MOST = 20_000
 
@@ -82,7 +85,7 @@ def sentence(means: Means | None, objectives: Mapping[str, Direction]) -> str:
     first = next(iter(objectives))
     rows = table[table["on_front"]].sort_values(first, ascending=objectives[first] is Direction.MIN, kind="stable")
     repeated = bool((table["seeds"] > 1).any())
-    among = f"Of {len(table):,} configurations" + (", each the mean of its seeds," if repeated else "")
+    among = f"all {len(table):,} configurations" + (", each the mean of its seeds," if repeated else "")
 
     def told(row: Mapping[Any, Any]) -> str:
         own = [f"{number(row['prior'])} prior", f"weight {number(row['weight'])}"]
@@ -94,10 +97,12 @@ def sentence(means: Means | None, objectives: Mapping[str, Direction]) -> str:
     bounded = any(math.isfinite(row[f"{key}_low"]) for row in ends for key in objectives)
     brackets = " Brackets: 95 % intervals." if bounded else ""
     if len(ends) == 1:
-        return plain(f"{among} one is beaten by no other at either: {told(ends[0])}.{brackets}")
+        return plain(f"One of {among} is the whole front, for no other is better at either: {told(ends[0])}.{brackets}")
+    count = _COUNTS[len(ends)] if len(ends) < len(_COUNTS) else f"{len(ends):,}"
+    whose = [_BEST.get(key, f"which is best at {name(key)}") for key in objectives]
     return plain(
-        f"{among} {len(ends):,} are on the front, beaten by no other at both. It goes from {told(ends[0])} "
-        f"to {told(ends[-1])}.{brackets}"
+        f"{count} of {among} are on the front: no other is better at both. Its ends: {told(ends[0])}, {whose[0]}, "
+        f"and {told(ends[-1])}, {whose[1]}.{brackets}"
     )
 
 
