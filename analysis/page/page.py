@@ -198,10 +198,9 @@ def _answer(claim: Claim, verdicts: Verdicts) -> dict[str, Any]:
 
     return {
         "claim": claim,
-        "effect": f"{claim.value:+.2f}" if known else "",
+        "effect": _unsigned(f"{claim.value:+.2f}") if known else "",
         "unit": "" if bounded else claim.unit,
-        "interval": between(claim.low, claim.high) if known else "",
-        "seeds": between(claim.seeds_low, claim.seeds_high) if known else "",
+        "interval": _unsigned(between(claim.low, claim.high)) if known else "",
         "value": at(claim.value) if known else None,
         "bar": bar(claim.low, claim.high) if known else None,
         "seeds_bar": bar(claim.seeds_low, claim.seeds_high) if known else None,
@@ -210,6 +209,11 @@ def _answer(claim: Claim, verdicts: Verdicts) -> dict[str, Any]:
         "look": claim.verdict.replace(" ", "-"),
         "beside": _beside(claim) if known else "",
     }
+
+
+def _unsigned(text: str) -> str:
+    """Nothing has no sign."""
+    return re.sub(r"[+-]0\.00\b", "0.00", text)
 
 
 def _noted(note: str) -> str:
