@@ -321,6 +321,26 @@ def test_what_is_told_of_a_mean_is_the_means(browser: Any, many: Study) -> None:
         np.testing.assert_allclose([*map(float, found.groups())], [value, value - low, value + high], rtol=1e-3)
 
 
+def test_all_that_is_drawn_is_a_table_too(browser: Any, many: Study) -> None:
+    with opened(browser, write_report([many])) as page:
+        rows = page.locator("#all tbody tr")
+        assert rows.count() == 0  # it is made when it is opened
+        page.locator("#all summary").click()
+        until(page, "document.querySelectorAll('#all tbody tr').length == 12")
+        column = "[...document.querySelectorAll('#all tbody tr')].map((row) => parseFloat(row.cells[4].textContent))"
+        fid = page.evaluate(column)
+        assert fid == sorted(fid)
+        assert page.locator("#all tbody tr", has_text="yes").count() == page.evaluate("best(current).length")
+        page.locator("#all th button", has_text="FID").click()
+        assert page.evaluate(column) == fid[::-1]
+        assert page.evaluate("document.activeElement.textContent") == "FID"
+        page.evaluate("filters.off.model.add('vae'); drawAll()")
+        assert rows.count() == 8
+        rows.last.locator("button.pin").click()
+        page.wait_for_selector("#pinned:not([hidden])")
+        assert rows.last.locator("button.pin").get_attribute("aria-pressed") == "true"
+
+
 def test_a_click_in_the_legend_is_one_in_the_menu_of_models(browser: Any, many: Study) -> None:
     with opened(browser, write_report([many])) as page:
         entry = page.locator("#front .legend .traces", has_text="alice").locator(".legendtoggle")

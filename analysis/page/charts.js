@@ -342,6 +342,7 @@ const drawAll = () => {
     chart.setAttribute("aria-label", `${y} against ${x}. Arrow keys go from point to point, Enter pins.`);
   }
   for (const id of visible) draw(id);
+  list();
 };
 
 // Of the points, how many the axes of the picture do not reach, as they stand.

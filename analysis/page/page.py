@@ -49,7 +49,7 @@ _TAKES = re.compile(r"(\d+ against \d+) models; it takes (\d+) against (\d+)")
 #: Names of models that no trial tells apart.
 _ALIKE = re.compile(r"\b[a-z]\w*(?: = [a-z]\w*)+")
 #: Parts of the page's script, one after the other.
-_SCRIPT = ("page", "charts", "filters", "members")
+_SCRIPT = ("page", "charts", "filters", "members", "listing")
 
 
 def page(
