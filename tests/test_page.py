@@ -313,9 +313,7 @@ def test_what_is_told_of_a_mean_is_the_means(browser: Any, many: Study) -> None:
         until(page, "!document.getElementById('hover').hidden")
         text = page.inner_text("#hover")
         assert "mean of 3 seeds" in text
-        value, low, high = page.evaluate(
-            "(({value, reach}) => [value('fid'), ...reach('fid')])(best(current)[0])"
-        )
+        value, low, high = page.evaluate("(({value, reach}) => [value('fid'), ...reach('fid')])(best(current)[0])")
         found = re.search(r"FID\t([\d.]+) \[([\d.]+), ([\d.]+)\]", text)
         assert found
         np.testing.assert_allclose([*map(float, found.groups())], [value, value - low, value + high], rtol=1e-3)
