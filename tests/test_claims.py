@@ -321,7 +321,7 @@ def test_a_second_name_and_a_second_prior_are_no_second_model() -> None:
     trials = world("counted_twice")
     found = claims(trials, GENERATOR(0), redraws=0, beside=False)
     assert found.models == 14  # of 18 names, five of one VAE
-    assert found.left_out == {"of an objective that another model's member has": 4 * 5 * 2 * 2}
+    assert found.left_out == {"that repeat another model's objective": 4 * 5 * 2 * 2}
     assert "beta_vae = vae = vae_0 = vae_1 = vae_2" in found.claims[KEYS.index("c_generation")].note
     one = claims(trials[trials["prior"] == "normal"], GENERATOR(0), redraws=0, beside=False)
     assert one.models == found.models

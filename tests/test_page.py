@@ -35,7 +35,7 @@ from gimtune.analysis.__main__ import main
 from gimtune.analysis.export.report import verdicts_of, write_report
 from gimtune.analysis.export.reproduce import command
 from gimtune.analysis.page import pictures, points
-from gimtune.analysis.page.page import _beside, _noted
+from gimtune.analysis.page.page import _beside
 from gimtune.analysis.statistics.attainment import mean_front
 from gimtune.analysis.statistics.verdicts import Claim, Verdict
 from gimtune.results.load import Study
@@ -787,15 +787,6 @@ def test_a_page_is_whole_or_absent(tmp_path: Path) -> None:
         write_report([tmp_path])
     assert (tmp_path / "report.html").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "study.db"}
-
-
-def test_a_note_says_once_what_models_it_lacks() -> None:
-    few = "cannot be decided with so few models: "
-    note = f"{few}4 against 4 models; it takes 5 against 5, and 4 against 3 models; it takes 5 against 5"
-    assert _noted(note) == f"{few}each side needs 5 models: 4 against 4, 4 against 3"
-    other = f"{few}4 against 9 models; it takes 5 against 9, and 3 models; it takes 7"
-    assert _noted(other) == other
-    assert _noted("of beta_vae = vae; aim = infogan") == "of beta_vae = vae (= : counted as one model); aim = infogan"
 
 
 @pytest.mark.parametrize(

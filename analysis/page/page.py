@@ -45,9 +45,6 @@ from gimtune.vocabulary import Status
 ROWS = 500
 _FAILURES = 200
 ASSETS = Path(__file__).parent
-_TAKES = re.compile(r"(\d+ against \d+) models; it takes (\d+) against (\d+)")
-#: Names of models that no trial tells apart.
-_ALIKE = re.compile(r"\b[a-z]\w*(?: = [a-z]\w*)+")
 #: Parts of the page's script, one after the other.
 _SCRIPT = ("page", "charts", "filters", "members", "listing")
 
@@ -205,7 +202,7 @@ def _answer(claim: Claim, verdicts: Verdicts) -> dict[str, Any]:
         "bar": bar(claim.low, claim.high) if known else None,
         "seeds_bar": bar(claim.seeds_low, claim.seeds_high) if known else None,
         "measured": _sentence(claim.effect),
-        "note": _sentence(short(_noted(plain(claim.note)), 600)),
+        "note": _sentence(short(plain(claim.note), 600)),
         "look": claim.verdict.replace(" ", "-"),
         "beside": _beside(claim) if known else "",
     }
@@ -214,17 +211,6 @@ def _answer(claim: Claim, verdicts: Verdicts) -> dict[str, Any]:
 def _unsigned(text: str) -> str:
     """Nothing has no sign."""
     return re.sub(r"[+-]0\.00\b", "0.00", text)
-
-
-def _noted(note: str) -> str:
-    """A claim's note with what so few models lack said once, and what a sign means."""
-    takes = [*_TAKES.finditer(note)]
-    if takes and len({one.groups()[1:] for one in takes} | {(takes[0][2], takes[0][2])}) == 1:
-        sides = [one[1] for one in takes]
-        if note[takes[0].start() : takes[-1].end()] == ", and ".join(one[0] for one in takes):
-            told = f"each side needs {takes[0][2]} models: {', '.join(sides)}"
-            note = note[: takes[0].start()] + told + note[takes[-1].end() :]
-    return _ALIKE.sub(lambda found: f"{found[0]} (= : counted as one model)", note, count=1)
 
 
 def _beside(claim: Claim) -> str:

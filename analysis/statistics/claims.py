@@ -68,7 +68,6 @@ from gimtune.analysis.statistics.measures import (
 )
 from gimtune.analysis.statistics.sizes import by_size, sized
 from gimtune.analysis.statistics.verdicts import Claim, Verdict, Verdicts
-from gimtune.analysis.text import plural
 from gimtune.results.pareto import collapsed, considered, why_left_out
 from gimtune.vocabulary import Status
 
@@ -254,17 +253,18 @@ def _verdict(answer: Answer, adjusted: float, tests: int, level: float) -> Verdi
 
 def _needed(found: Found, alpha: float) -> str:
     """How many models a claim takes that so few cannot decide."""
-    told = []
+    there: dict[str, list[str]] = {}
     for part in found.parts:
         if isinstance(part, Between):
             ours, theirs = int(part.ours.sum()), int(part.theirs.sum())
             more = models_needed(ours, theirs, alpha)
             if more != (ours, theirs):
-                told.append(f"{ours} against {theirs} models; it takes {more[0]} against {more[1]}")
+                there.setdefault(f"{more[0]} against {more[1]}", []).append(f"{ours} against {theirs}")
         else:
             most = math.ceil(math.log2(2 / alpha)) if isinstance(part, Each) else FEWEST
-            told.append(f"{plural(int(part.models().sum()), 'model')}; it takes {most}")
-    return "cannot be decided with so few models: " + ", and ".join(dict.fromkeys(told))
+            there.setdefault(str(most), []).append(str(int(part.models().sum())))
+    told = [f"it takes {takes}, and has {' and '.join(dict.fromkeys(has))}" for takes, has in there.items()]
+    return "cannot be decided with so few models: " + "; ".join(told)
 
 
 def _of_seeds(values: np.ndarray, level: float) -> tuple[float, float]:
@@ -317,7 +317,7 @@ def _considered(
         kept = kept[kept["configuration"].isin(chosen)]
     different = once(kept)
     if len(different) < len(kept):
-        left["of an objective that another model's member has"] = len(kept) - len(different)
+        left["that repeat another model's objective"] = len(kept) - len(different)
     return different, dict(left.most_common())
 
 
