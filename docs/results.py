@@ -81,7 +81,8 @@ _FIGURES = {
 def configurations(points: pd.DataFrame) -> pd.DataFrame:
     """Of each model, prior, size of the code and weight the means over seeds, their errors (``..._se``), and ``seeds``.
 
-    Where a configuration has one seed, the error is that of its measurement, if that is known.
+    Seeds differ by what is measured with an error too, so that the error is at least that of the measurement, if it is
+    known: two seeds may agree by chance. Where a configuration has one seed, it is that.
     """
     wanted = ["fid", *_SHOWN, *_BESIDES]
     measured = [key for key in wanted if key in points]
@@ -89,10 +90,13 @@ def configurations(points: pd.DataFrame) -> pd.DataFrame:
     means = groups[[*measured, "log_fid"]].mean()
     means["seeds"] = groups.size()
     for key in measured:
-        # of a mean over seeds: seeds alone
-        error = groups[key].std() / np.sqrt(groups[key].count())
-        own = groups[f"{key}_se"].first() if f"{key}_se" in points else math.nan
-        means[f"{key}_se"] = error.where(means["seeds"] > 1, own)
+        error, count = groups[key].std(), groups[key].count()
+        if f"{key}_se" in points:
+            squares = points.assign(square=points[f"{key}_se"] ** 2).groupby([*_APART, "weight"], observed=True)[
+                "square"
+            ]
+            error = np.fmax(error, np.sqrt(squares.mean()))
+        means[f"{key}_se"] = error / np.sqrt(count)
     return means.reset_index()
 
 
@@ -148,6 +152,10 @@ class Kept:
     def minutes(self) -> str:
         """From the start to the last report."""
         return f"{self.facts['seconds'] / 60:.0f} minutes"
+
+    def seeds(self) -> int:
+        """How many seeds a configuration has at most."""
+        return int(self.best["seeds"].max())
 
     def claim(self, key: str) -> str:
         """A claim's verdict with its effect and interval, linked to its row; that says why there is none."""
