@@ -86,16 +86,15 @@ def configurations(points: pd.DataFrame) -> pd.DataFrame:
     """
     wanted = ["fid", *_SHOWN, *_BESIDES]
     measured = [key for key in wanted if key in points]
-    groups = points.assign(log_fid=log_distance(points["fid"])).groupby([*_APART, "weight"], observed=True)
+    errors = {f"{key}_se": points[f"{key}_se"] ** 2 for key in measured if f"{key}_se" in points}
+    squared = points.assign(log_fid=log_distance(points["fid"]), **errors)
+    groups = squared.groupby([*_APART, "weight"], observed=True)
     means = groups[[*measured, "log_fid"]].mean()
     means["seeds"] = groups.size()
     for key in measured:
         error, count = groups[key].std(), groups[key].count()
-        if f"{key}_se" in points:
-            squares = points.assign(square=points[f"{key}_se"] ** 2).groupby([*_APART, "weight"], observed=True)[
-                "square"
-            ]
-            error = np.fmax(error, np.sqrt(squares.mean()))
+        if f"{key}_se" in errors:
+            error = np.fmax(error, np.sqrt(groups[f"{key}_se"].mean()))
         means[f"{key}_se"] = error / np.sqrt(count)
     return means.reset_index()
 
