@@ -161,7 +161,7 @@ def test_hover_shows_the_configuration_metrics_and_samples(browser: Any, trained
         assert not page.is_visible("#hover")
         hover(page, row["trial"])
         text = page.inner_text("#hover")
-        for part in (row["trial"], f"weight {row['weight']:g}", "FID\t30 ± 2\t55", "accuracy\t0.58\t0.88", "epoch 4"):
+        for part in (row["trial"], f"weight {row['weight']:g}", "FID\t30 ± 2\t55", "on codes\t0.58\t0.88", "epoch 4"):
             assert part in text
         assert "fid_floor" not in text  # all of its numbers are where it is pinned
         assert page.evaluate("document.getElementById('hover').clientHeight") < 400

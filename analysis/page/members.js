@@ -47,7 +47,7 @@ function spread(one, key, unit = "") {
   const [less, more] = one.reach(key),
     value = one.value(key);
   if (!less && !more) return digits(value);
-  if (filters.by === "trials") return `${digits(value)} ± ${digits(less)}${unit}`;
+  if (filters.by === "trials") return `${digits(value)} ± ${Number(less.toPrecision(2))}${unit}`;
   return `${digits(value)} [${digits(value - less)}, ${digits(value + more)}]`;
 }
 
@@ -319,7 +319,7 @@ function gallery() {
         const held = element("figure"),
           opener = pictured(i, select.value)
             ? button("", "opener", () => enlarge([...new Set([i, ...pinned.keys()])], select.value))
-            : element("p", data.pictures[i] ? "no such picture of it" : UNPICTURED, "none");
+            : element("p", data.pictures[i] ? "no picture of this kind" : UNPICTURED, "none");
         if (pictured(i, select.value)) opener.append(image(i, select.value));
         const said = element("figcaption");
         said.append(
