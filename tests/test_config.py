@@ -73,13 +73,13 @@ BAD = [
     (["models=[js_vae]", "space.prior=vamp"], "models=js_vae with space.prior=vamp", "posterior/js_joint"),
     (["models=[aae]", "space.prior=vamp", "encoder=implicit"], "models=aae with space.prior=vamp", "of posteriors"),
     (
-        ["models=[{name: mine, restrictions: latent/kl}]", "space.prior=learned_mixture", "critic.log_prior=false"],
-        "models=mine with space.prior=learned_mixture",
+        ["models=[ae]", "space.restriction=latent/kl", "space.prior=learned_mixture", "critic.log_prior=false"],
+        "models=ae with space.prior=learned_mixture and critic.log_prior=false",
         "through log p(z) alone",
     ),
     (
-        ["models=[{name: mine, restrictions: latent/wgan_gp}]", "critic.log_prior=true"],
-        "models=mine with space.prior=normal and critic.log_prior=true",
+        ["models=[ae]", "space.restriction=latent/wgan_gp", "critic.log_prior=true"],
+        "models=ae with space.prior=normal and critic.log_prior=true",
         "slope is near 1",
     ),
     (["models=[aae]", "space.prior=infogan_code", "space.latent_dim=20"], "models=aae", "no gradient to the encoder"),
