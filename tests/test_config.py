@@ -74,12 +74,12 @@ BAD = [
     (["models=[aae]", "space.prior=vamp", "encoder=implicit"], "models=aae with space.prior=vamp", "of posteriors"),
     (
         ["models=[ae]", "space.restriction=latent/kl", "space.prior=learned_mixture", "critic.log_prior=false"],
-        "models=ae with space.prior=learned_mixture and critic.log_prior=false",
+        "models=latent_kl with space.prior=learned_mixture and critic.log_prior=false",
         "through log p(z) alone",
     ),
     (
         ["models=[ae]", "space.restriction=latent/wgan_gp", "critic.log_prior=true"],
-        "models=ae with space.prior=normal and critic.log_prior=true",
+        "models=latent_wgan_gp with space.prior=normal and critic.log_prior=true",
         "slope is near 1",
     ),
     (["models=[aae]", "space.prior=infogan_code", "space.latent_dim=20"], "models=aae", "no gradient to the encoder"),
