@@ -3,7 +3,7 @@
 #
 # The terms of its loss, what brackets its mutual information, its samples; and its weights, opened and measured again.
 # Reads the run folder that `$GIMTUNE_RUN` names, or the newest under `results/`, and there the front's knee, or else
-# its first row. The last part needs torch.
+# its first row, of those whose weights are there. The last part needs torch.
 
 # %%
 # %matplotlib inline
@@ -16,7 +16,9 @@ from gimtune.results.load import newest
 
 study = load(newest())
 best = front(study.trials, study.objectives)
-rows = chosen(best).sort_values("knee", ascending=False, kind="stable")
+rows = chosen(best)
+# members that were taken over may have come without their weights
+rows = rows.assign(kept=rows["checkpoint"].notna()).sort_values(["kept", "knee"], ascending=False, kind="stable")
 row = rows.iloc[0].to_dict()
 trial = row["trial"]
 pd.Series(row)[
