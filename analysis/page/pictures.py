@@ -32,7 +32,7 @@ _STRIP = 32
 #: Wider or higher grids lose by compression what is not seen.
 _LARGE = 128
 #: Shares of the rows and columns of a grid that all members have, where whole ones find no room.
-_PARTS = ((1, 1), (0.75, 1), (0.5, 1), (0.5, 0.75), (0.5, 0.5), (0.25, 0.5), (0.25, 0.25))
+_PARTS = ((1, 1), (0.75, 1), (0.5, 1), (0.5, 0.75), (0.5, 0.5), (0.5, 0.375), (0.25, 0.5), (0.25, 0.25))
 _FILE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
