@@ -281,7 +281,7 @@ def test_arms_end_at_the_weight_of_best_fid() -> None:
     told = answers(pd.concat([mixed, mixed.assign(seed=1)]))["a_below"]
     assert (told.value, told.models) == (pytest.approx((stats.kendalltau([4, 3, 2, 1], [7, 9, 6, 8])[0] + 1) / 2), 2)
     assert found["a_below"].verdict is TOO_FEW
-    assert "3 models; it takes" in found["a_below"].note
+    assert "it takes 6, and has 3;" in found["a_below"].note
 
 
 def test_families_meet_at_the_weight_that_other_seeds_chose_in_the_settings_both_have() -> None:
@@ -520,7 +520,8 @@ def test_the_study_of_sizes_has_models_enough_for_its_claims() -> None:
 def test_few_models_decide_nothing_and_it_says_how_many_it_takes() -> None:
     found = answers(world("large"))
     note = found["c_generation"].note
-    assert note.startswith("cannot be decided with so few models: 3 against 3 models; it takes ")
+    assert note.startswith("cannot be decided with so few models: it takes ")
+    assert "and has 3 against 3; " in note
     assert found["c_generation"].verdict is TOO_FEW
     assert found["c_generation"].p >= 0.1
     assert math.isnan(found["c_generation"].p_adjusted)

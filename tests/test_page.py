@@ -346,11 +346,15 @@ def test_a_click_in_the_legend_is_one_in_the_menu_of_models(browser: Any, many: 
         until(page, "current.length == 8")
         assert page.inner_text("summary >> text=model") == "model: aae, vae"
         assert page.inner_text("#shown").startswith("8 configurations drawn")
+        # two clicks within 300 ms are one double click
+        page.wait_for_timeout(400)
         entry.click()
         until(page, "current.length == 12")
+        page.wait_for_timeout(400)
         entry.dblclick()
         until(page, "current.length == 4")
         assert page.inner_text("summary >> text=model") == "model: alice"
+        page.wait_for_timeout(400)
         entry.dblclick()
         until(page, "current.length == 12")
 
