@@ -24,6 +24,7 @@ from gimtune.metrics import Evaluation
 from gimtune.study import space
 from gimtune.study.data import check_data, load_data
 from gimtune.study.messages import ConfigError
+from gimtune.study.reading import written
 from gimtune.study.resolve import check_parts, member, whole_space
 from gimtune.study.schema import Config
 from gimtune.training import Pack
@@ -142,7 +143,7 @@ def sweep(config: Config, name: str, say: Callable[[str], None]) -> Path:
     own = {key: value for key, value in config.data.model_dump(mode="json").items() if key not in _SWEPT}
     stated = {"defaults": [{"ranges@_here_": name}, "_self_"], **own}
     with replacing(option) as temporary:
-        temporary.write_text(yaml.safe_dump(stated, sort_keys=False))
+        temporary.write_text(written(stated))
     return path
 
 
