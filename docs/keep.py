@@ -93,6 +93,8 @@ def keep_rows(run: Path, best: Front, folder: Path) -> None:
     with Store(folder / "study.db", create=True) as store:
         store.annotate(config=place.sub("storage_path: results", store.meta["config"]))
         store.annotate(**{"merged": json.dumps([*merged])} if merged else {})
+    # those of an earlier sitting are not all of the best any more
+    shutil.rmtree(folder / "samples", ignore_errors=True)
     for trial in best.points.loc[best.points.groupby("model")["fid"].idxmin(), "trial"]:
         if (path := sample(run, trial, ".png")) is not None:
             (folder / "samples").mkdir(exist_ok=True)

@@ -107,7 +107,7 @@ function traces(keys, among, onFront, bars) {
     .map(([group, of]) => {
       const model = group.split("\n")[0],
         first = group.endsWith("1"),
-        [plain, symbol, rank] = data.looks[model],
+        [plain, symbol] = data.looks[model],
         colour = shade(plain);
       const hollow = of.map((p) => p.members.some((i) => data.collapsed[i]));
       const bar = (key) => ({
@@ -123,11 +123,7 @@ function traces(keys, among, onFront, bars) {
       const shown = !named.has(model);
       named.add(model);
       return {
-        type: "scatter",
-        mode: "markers",
-        name: escaped(model),
-        legendgroup: model,
-        legendrank: rank + 1,
+        ...entry(model),
         showlegend: shown,
         hoverinfo: "none",
         x: of.map((p) => p.value(x)),
@@ -157,19 +153,24 @@ const absent = (models) =>
   [...filters.off.model]
     .filter((model) => data.looks[model] && !models.some((trace) => trace.legendgroup === model))
     .map((model) => {
-      const [plain, symbol, rank] = data.looks[model];
+      const [plain, symbol] = data.looks[model];
       return {
-        type: "scatter",
-        mode: "markers",
-        name: escaped(model),
-        legendgroup: model,
-        legendrank: rank + 1,
+        ...entry(model),
         visible: "legendonly",
         x: [null],
         y: [null],
         marker: { symbol, color: shade(plain), size: 8 },
       };
     });
+
+// A model's marks, by its name in the legend.
+const entry = (model) => ({
+  type: "scatter",
+  mode: "markers",
+  name: escaped(model),
+  legendgroup: model,
+  legendrank: data.looks[model][2] + 1,
+});
 
 const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
